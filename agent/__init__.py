@@ -1,0 +1,1 @@
+"""The edge daemon: owns keys, installs certificates, proves that they are served."""

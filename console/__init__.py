@@ -1,0 +1,1 @@
+"""What operators type: a pure client of the coordinator's HTTP interface."""

@@ -1,0 +1,1 @@
+"""The thin coordinator: state, issuance, the queue and the HTTP interface."""

@@ -1,0 +1,135 @@
+"""The one error tree.
+
+    CertctlError
+    ├── Permanent                 the same call will fail again
+    │   ├── InvalidInput          400  a named field is wrong; says which and what to do
+    │   ├── Unauthenticated       401  no credential, or one that is not known
+    │   ├── Forbidden             403  the credential does not allow this
+    │   ├── NotFound              404  no such thing
+    │   ├── Conflict              409  the thing's state does not allow this now
+    │   │   └── StaleLease        409  a newer lease of this job exists
+    │   ├── Gone                  410  retired for good; the caller should end
+    │   ├── TooLarge              413  more bytes than are read
+    │   ├── UnsupportedMedia      415  not the content type this route reads
+    │   ├── Refused               422  well-formed, and against a rule (profile, policy, gate)
+    │   └── Misconfigured          –   a setting or a host is wrong; stops the start
+    └── Transient                 503  may succeed later; callers back off and try again
+        └── DeadlineExceeded      504  an outside party did not answer in time
+
+Retrying decides on the type alone, never on a message. Foreign exceptions become one of these once, at the
+adapter's edge, with ``from``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong field: its path in the request (``sans[2]``) and what is wrong with it, with the remedy."""
+
+    field: str
+    problem: str
+
+
+class CertctlError(Exception):
+    """Base of all errors raised on purpose.
+
+    ``detail`` is one sentence for a person, saying what to do where that is known; it never holds a secret.
+    ``errors`` names the fields at fault, if any.
+    """
+
+    title = "Error"
+
+    def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+
+
+class Permanent(CertctlError):
+    """The same call would fail again."""
+
+
+class Transient(CertctlError):
+    """The same call may succeed later."""
+
+    title = "Temporarily unavailable"
+
+
+class InvalidInput(Permanent):
+    """A request that cannot be read as what it should be."""
+
+    title = "Invalid input"
+
+    @classmethod
+    def of(cls, field: str, problem: str) -> InvalidInput:
+        """Make the error for one wrong ``field``."""
+        return cls(f"{field}: {problem}", errors=(FieldError(field, problem),))
+
+
+class Unauthenticated(Permanent):
+    """The caller has not shown who it is."""
+
+    title = "Not authenticated"
+
+
+class Forbidden(Permanent):
+    """The caller is known and may not do this."""
+
+    title = "Not allowed"
+
+
+class NotFound(Permanent):
+    """The named thing does not exist, or not for this caller."""
+
+    title = "Not found"
+
+
+class Conflict(Permanent):
+    """The thing's present state does not allow this."""
+
+    title = "Conflict"
+
+
+class StaleLease(Conflict):
+    """A worker's write carries a lease epoch that is no longer the newest one."""
+
+    title = "Stale lease"
+
+
+class Gone(Permanent):
+    """The thing was retired for good."""
+
+    title = "Gone"
+
+
+class TooLarge(Permanent):
+    """The request holds more bytes than are read."""
+
+    title = "Too large"
+
+
+class UnsupportedMedia(Permanent):
+    """The request's content type is not one this route reads."""
+
+    title = "Unsupported media type"
+
+
+class Refused(Permanent):
+    """Well-formed, and against a rule: profile, policy or the issuance gate."""
+
+    title = "Refused"
+
+
+class Misconfigured(Permanent):
+    """A setting or the host is wrong; ``detail`` names the variable or path and the remedy."""
+
+    title = "Misconfigured"
+
+
+class DeadlineExceeded(Transient):
+    """An outside party did not answer in time."""
+
+    title = "Deadline exceeded"

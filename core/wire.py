@@ -1,0 +1,172 @@
+"""Messages between agent and coordinator: JSON bodies as typed structs.
+
+Unknown fields are ignored here, and only here, so that an agent one version away keeps working. ``bytes`` travel as base64.
+Durations are milliseconds measured with a monotonic timer on the side that worked; instants are never compared across
+hosts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from core.names import Name
+
+PROTOCOL_VERSION = 1
+PROTOCOL_HEADER = "Certctl-Protocol"
+TIME_HEADER = "Certctl-Agent-Time"
+"""The agent's wall clock in Unix milliseconds, sent with every request; the coordinator derives the skew from it."""
+
+REPORT_CONTEXT = b"certctl agent report v1\0"
+NONCE_CONTEXT = b"certctl agent nonce v1\0"
+"""Prefixes of what an identity key signs, so that no signature of one kind can serve as another."""
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What an agent says about its host; shown to operators, trusted for nothing."""
+
+    hostname: str = ""
+    os: str = ""
+    architecture: str = ""
+    address: str = ""
+    version: str = ""
+
+
+class Enrollment(msgspec.Struct, frozen=True):
+    """First contact: public keys (raw, 32 bytes each) under a one-time token. Repeating it is harmless."""
+
+    token: str
+    name: str
+    identity_key: bytes
+    sealing_key: bytes
+    time_ms: int
+    metadata: Metadata = Metadata()
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """The answer to an enrollment."""
+
+    agent_id: str
+    name: str
+
+
+class Nonce(msgspec.Struct, frozen=True):
+    """A challenge to be signed once, within a minute."""
+
+    nonce: bytes
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    """``signature`` is Ed25519 over NONCE_CONTEXT + agent id + ``\\0`` + nonce."""
+
+    nonce: bytes
+    signature: bytes
+    metadata: Metadata = Metadata()
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A bearer token for the agent's own routes."""
+
+    token: str
+    expires_in_s: int
+
+
+class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"):
+    """Make a key and a CSR with exactly these names."""
+
+    job_id: str
+    lease_epoch: int
+    certificate_id: str
+    common_name: str
+    names: tuple[Name, ...]
+    key_algorithm: str
+
+
+class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):
+    """Install one version of a certificate in one target.
+
+    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector. ``layout`` and
+    ``keep`` (backups) belong to the engine, not to the connector.
+    """
+
+    job_id: str
+    lease_epoch: int
+    certificate_id: str
+    version_id: str
+    target_id: str
+    target_type: str
+    config: dict[str, Any]
+    chain: tuple[bytes, ...]
+    fingerprint: str
+    spki_sha256: str
+    names: tuple[Name, ...] = ()
+
+
+class Work(msgspec.Struct, frozen=True):
+    """The answer to a poll; empty when nothing came up while it waited."""
+
+    items: tuple[IssuanceItem | DeploymentItem, ...] = ()
+
+
+class CSRSubmission(msgspec.Struct, frozen=True):
+    """A CSR (DER, PKCS#10) for an issuance job. Submitting the same one again gives the same answer."""
+
+    lease_epoch: int
+    csr: bytes
+    key_ms: float = 0.0
+    csr_ms: float = 0.0
+
+
+class CSRAnswer(msgspec.Struct, frozen=True):
+    """``issued`` with the chain (DER, leaf first, no root), or ``pending`` while a CA or an approver is asked."""
+
+    state: Literal["issued", "pending"]
+    version_id: str = ""
+    chain: tuple[bytes, ...] = ()
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One finished step of a job with its duration."""
+
+    name: str
+    ms: float
+    detail: str = ""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a job did not succeed, for a person. ``transient`` says whether trying again alone may help."""
+
+    step: str
+    cause: str
+    transient: bool = True
+
+
+class JobReport(msgspec.Struct, frozen=True):
+    """How a job ended on the agent's host.
+
+    ``served``: the new certificate was seen on the wire. ``unchanged``: it was already installed and seen. ``failed``: it is
+    not served; ``undo`` then says whether the old state is back. ``served_fingerprint`` is what was last seen, if anything.
+    """
+
+    agent_id: str
+    job_id: str
+    lease_epoch: int
+    outcome: Literal["served", "unchanged", "failed"]
+    steps: tuple[Step, ...] = ()
+    failure: Failure | None = None
+    served_fingerprint: str = ""
+    undo: Literal["not_needed", "done", "failed"] = "not_needed"
+
+
+class SignedReport(msgspec.Struct, frozen=True):
+    """A ``JobReport`` as the JSON bytes that were signed; ``signature`` is Ed25519 over REPORT_CONTEXT + payload."""
+
+    payload: bytes
+    signature: bytes
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The coordinator has stored the report."""
+
+    state: str
