@@ -100,7 +100,9 @@ def dns_name(text: str, *, field: str = "common_name") -> str:
         name = _to_a_labels(name, field)
     name = name.lower()
     if len(wildcard + name) > MAX_DNS_NAME:
-        raise InvalidInput.of(field, f"is {len(wildcard + name)} characters long; a DNS name has at most {MAX_DNS_NAME}")
+        raise InvalidInput.of(
+            field, f"is {len(wildcard + name)} characters long; a DNS name has at most {MAX_DNS_NAME}"
+        )
     for label in name.split("."):
         if not _LABEL.fullmatch(label):
             problem = f"{text[:80]!r} is not a host name: label {label[:63]!r} must be 1 to 63 of a-z, 0-9 and '-'"

@@ -1,0 +1,46 @@
+"""When a certificate is renewed, and how long after a failure the next attempt waits.
+
+Renewal falls due when a third of the lifetime is left. The lifetime counts from the later of notBefore and the moment of
+issue, because notBefore is set back a little for clocks that are behind.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+
+_REMAINING_SHARE = 3
+_MAX_BACKDATING = timedelta(minutes=5)
+_FIRST_RETRY = timedelta(seconds=2)
+_LAST_RETRY = timedelta(hours=1)
+_SHORTEST_CAP = timedelta(seconds=5)
+_MOST_DOUBLINGS = 20
+
+
+def backdating(lifetime: timedelta) -> timedelta:
+    """Return how far notBefore is set back: 10 % of the lifetime, at most five minutes."""
+    return min(_MAX_BACKDATING, lifetime / 10)
+
+
+def renew_at(
+    not_before: datetime, not_after: datetime, issued_at: datetime, days_before: int | None = None
+) -> datetime:
+    """Return the moment from which a certificate is due.
+
+    ``days_before`` is a policy's own window; it counts only when it is shorter than half of the lifetime, so that a
+    window of 30 days does not keep a six-day certificate in renewal for ever.
+    """
+    lifetime = not_after - max(not_before, issued_at)
+    if days_before is not None and timedelta(days=days_before) < lifetime / 2:
+        return not_after - timedelta(days=days_before)
+    return not_after - lifetime / _REMAINING_SHARE
+
+
+def retry_delay(failures: int, lifetime: timedelta | None = None) -> timedelta:
+    """Return the wait before the next attempt: 2 s doubled per failure in a row, up to an hour, ±20 % jitter.
+
+    For a short-lived certificate the wait never grows past a twentieth of its ``lifetime`` (at least 5 s).
+    """
+    cap = _LAST_RETRY if lifetime is None else max(_SHORTEST_CAP, min(_LAST_RETRY, lifetime / 20))
+    delay = min(cap, _FIRST_RETRY * (1 << min(max(failures - 1, 0), _MOST_DOUBLINGS)))
+    return delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
