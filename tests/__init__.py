@@ -1,0 +1,1 @@
+"""Mirrors the source folders; ``journeys`` plays whole stories on real software."""

@@ -1,0 +1,145 @@
+# Everything a checkout needs, from `git clone` on. Works in any path (spaces, great length), as root and as an
+# ordinary user. Programs of the environment run as `python -m …`: their scripts name the interpreter in a first line
+# that neither may hold a space nor grow past 127 characters.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+UV_VERSION := 0.13.9
+PY := .venv/bin/python
+UV := UV_PROJECT_ENVIRONMENT=.venv $(PY) -m uv
+SYNC := $(UV) sync --quiet --frozen --python $(PY)
+RUN_EXTRAS := --extra agent --extra coordinator --extra console
+
+# What the tests play against, as program:package. Installed only when missing, and only as root.
+DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl
+
+# Interpreters to try. A name on PATH proves nothing: a shim may point nowhere, and Debian keeps ensurepip elsewhere.
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3 /usr/bin/python3
+PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+# A virtual environment holds absolute paths. One that was copied, moved or has lost its interpreter is made again.
+WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
+$(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
+
+BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py)))
+
+.PHONY: help
+help: ## Say what there is
+	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+# --- use -------------------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: .venv/.ready-run ## Run the whole platform here and show it; ONCE=1 stops after one round, exit 0 means verified
+	$(call debian,nginx:nginx-light)
+	@$(PY) -m benchmarks.demo $(if $(ONCE),--once)
+
+.PHONY: bench
+bench: $(addprefix bench-,$(subst _,-,$(BENCHMARKS))) ## Run every benchmark
+
+bench-%: .venv/.ready-dev FORCE ## Run one benchmark: a table here, JSON in benchmarks/results
+	@$(PY) -m benchmarks.$(subst -,_,$*)
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need)
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: check
+check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
+
+.PHONY: fast
+fast: .venv/.ready-dev ## Run the tests that take moments
+	@$(PY) -m pytest -m 'not slow and not journey' $(ARGS)
+
+.PHONY: format lint types imports secrets
+format: .venv/.ready-dev
+	@$(PY) -m ruff format --quiet --check . || { echo 'run: make fmt'; exit 1; }
+
+lint: .venv/.ready-dev
+	@$(PY) -m ruff check --quiet .
+
+types: .venv/.ready-dev
+	@$(PY) -m mypy --no-error-summary
+
+imports: .venv/.ready-dev
+	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo > .venv/imports.txt \
+	  || { cat .venv/imports.txt; exit 1; }
+
+secrets: .venv/.ready-dev
+	@git ls-files -z --cached --others --exclude-standard \
+	  | xargs -0 $(PY) -m detect_secrets.pre_commit_hook --baseline .secrets.baseline
+
+# --- change ----------------------------------------------------------------------------------------------------------
+
+.PHONY: fmt
+fmt: .venv/.ready-dev ## Format, and mend what can be mended
+	@$(PY) -m ruff check --quiet --fix-only .
+	@$(PY) -m ruff format .
+
+.PHONY: lock
+lock: .venv/.where ## Resolve the dependencies again into uv.lock (ARGS=--upgrade for newer ones)
+	@$(UV) lock --python $(PY) $(ARGS)
+
+.PHONY: clean
+clean: ## Remove the environment, caches and builds
+	@rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environment -----------------------------------------------------------------------------------------------------
+
+# Written last, so that a broken start is no environment.
+.venv/.where:
+	@$(find_python); \
+	if [ -z "$$found" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  $(apt_install) python3-venv; $(find_python); \
+	fi; \
+	if [ -z "$$found" ]; then \
+	  echo 'No Python 3.11 or newer with venv and ensurepip was found. On Debian: apt-get install python3-venv;' >&2; \
+	  echo 'elsewhere, name one: make PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$found …"; \
+	rm -rf .venv && "$$found" -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
+	@$(WHERE) > $@
+
+# What runs the product; leaves what is there beyond it, so that it never undoes .ready-dev.
+.venv/.ready-run: pyproject.toml uv.lock .venv/.where
+	@$(no_home) $(SYNC) --inexact --no-dev $(RUN_EXTRAS)
+	@touch $@
+
+# What develops it, exactly: an import that the lock does not provide fails here and not at a user's.
+.venv/.ready-dev: pyproject.toml uv.lock .venv/.where
+	@$(no_home) $(SYNC) --extra all
+	@touch $@ .venv/.ready-run
+
+.PHONY: debian-packages
+debian-packages:
+	$(call debian,$(DEBIAN_PACKAGES))
+
+.PHONY: FORCE
+FORCE:
+
+# --- pieces of shell -------------------------------------------------------------------------------------------------
+
+find_python = found=; for p in $(PYTHONS); do if "$$p" -c '$(PYTHON_TEST)' >/dev/null 2>&1; then found=$$p; break; fi; done
+
+# An account without a home folder has no place for a cache.
+no_home = [ -w "$${XDG_CACHE_HOME:-$$HOME}" ] || export UV_NO_CACHE=1;
+
+# SYSTEMD_OFFLINE: a package is wanted for its programs; its service is not started on this machine.
+apt_install = apt-get -qq update && DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 \
+  apt-get -qq install --yes --no-install-recommends >/dev/null
+
+# $(1): pairs program:package. As anybody but root on a Debian, says nothing: who needs a program says so.
+define debian
+@want=; for pair in $(1); do \
+  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || want="$$want $${pair#*:}"; \
+done; \
+if [ -n "$$want" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  echo "Installing$$want …"; $(apt_install) $$want; \
+fi
+endef
