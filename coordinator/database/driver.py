@@ -7,10 +7,11 @@ into ``Conflict`` from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeAlias
 
-import asyncpg  # type: ignore[import-untyped] # the package has no stubs of its own
+import asyncpg
 
 Error: type[Exception] = asyncpg.PostgresError
 UniqueViolation: type[Exception] = asyncpg.UniqueViolationError
@@ -50,30 +51,91 @@ CONFIGURATION: tuple[type[Exception], ...] = (asyncpg.ClientConfigurationError, 
 """What connecting raises when the URL itself makes no sense. Their texts may hold parts of it: never show them."""
 
 
+Value: TypeAlias = Any
+"""What a column holds. Its type is in the schema, which the checker does not read; the store that reads it knows."""
+
+
 class Record(Protocol):
     """One row: fields by name or position."""
 
-    def __getitem__(self, key: str | int) -> Any: ...
+    def __getitem__(self, key: str | int) -> Value: ...
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
+    def __iter__(self) -> Iterator[Value]: ...
+
     def keys(self) -> Iterator[str]:
         """Return the names of the columns."""
-        ...
 
-    def items(self) -> Iterator[tuple[str, Any]]:
+    def items(self) -> Iterator[tuple[str, Value]]:
         """Return pairs of name and value, in the order of the columns."""
-        ...
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: Value = None) -> Value:
         """Return one field, or ``default`` where the row has no such column."""
-        ...
 
 
-async def connect(dsn: str, **options: Any) -> Any:
-    """Open one connection outside of any pool."""
-    return await asyncpg.connect(dsn, **options)
+class RawTransaction(AbstractAsyncContextManager[None], Protocol):
+    """The driver's transaction, or savepoint inside of one."""
+
+    async def start(self) -> None: ...  # noqa: D102 - the driver's documentation says it, here and below
+    async def commit(self) -> None: ...  # noqa: D102
+    async def rollback(self) -> None: ...  # noqa: D102
 
 
-async def create_pool(dsn: str, **options: Any) -> Any:
+class RawCursor(Protocol):
+    """The driver's cursor."""
+
+    async def fetch(self, n: int) -> list[Record]: ...  # noqa: D102
+
+
+class ServerVersion(Protocol):
+    """The driver's idea of a version."""
+
+    major: int
+    minor: int
+
+
+class RawConnection(Protocol):
+    """What this package uses of the driver's connection."""
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...  # noqa: ASYNC109, D102
+    async def executemany(self, command: str, args: Iterable[Sequence[object]]) -> None: ...  # noqa: D102
+    async def fetch(self, query: str, *args: object) -> list[Record]: ...  # noqa: D102
+    async def fetchrow(self, query: str, *args: object) -> Record | None: ...  # noqa: D102
+    async def fetchval(self, query: str, *args: object) -> Value: ...  # noqa: D102
+    async def cursor(self, query: str, *args: object) -> RawCursor: ...  # noqa: D102
+    def transaction(self) -> RawTransaction: ...  # noqa: D102
+    def is_closed(self) -> bool: ...  # noqa: D102
+    def get_server_version(self) -> ServerVersion: ...  # noqa: D102
+    def add_termination_listener(self, callback: Callable[..., None]) -> None: ...  # noqa: D102
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...  # noqa: D102
+    async def set_type_codec(self, typename: str, **options: object) -> None: ...  # noqa: D102
+    def terminate(self) -> None: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
+class RawPool(Protocol):
+    """What this package uses of the driver's pool."""
+
+    async def acquire(self, *, timeout: float) -> RawConnection: ...  # noqa: ASYNC109, D102
+    async def release(self, connection: RawConnection) -> None: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+    def terminate(self) -> None: ...  # noqa: D102
+
+
+async def connect(dsn: str, settings: Mapping[str, str], deadline_s: float = 10.0) -> RawConnection:
+    """Open one connection outside of any pool, with these session settings."""
+    connection: RawConnection = await asyncpg.connect(dsn, server_settings=dict(settings), timeout=deadline_s)
+    return connection
+
+
+async def create_pool(dsn: str, settings: Mapping[str, str], **options: object) -> RawPool:
     """Open a pool and its first connections."""
-    return await asyncpg.create_pool(dsn, **options)
+    pool: RawPool = await asyncpg.create_pool(dsn, server_settings=dict(settings), **options)
+    return pool
+
+
+def is_lost(connection: RawConnection) -> bool:
+    """Tell whether the connection is gone; the pool's stand-in for it refuses to say so once it is."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True

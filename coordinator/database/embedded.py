@@ -58,7 +58,9 @@ log = structlog.get_logger(__name__)
 class EmbeddedPostgres:
     """One server on ``<data_dir>/postgres``; ``bin_dir`` and ``settings`` replace the package's programs and values."""
 
-    def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None, bin_dir: Path | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, settings: Mapping[str, str] | None = None, bin_dir: Path | None = None
+    ) -> None:
         self._folder = DataFolder(data_dir)
         self._settings = {**SETTINGS, **(settings or {})}
         self._bin_dir = bin_dir
@@ -129,10 +131,11 @@ class EmbeddedPostgres:
         """Wait until the coordinator's database can be connected to; create it the first time."""
         while True:
             try:
-                connection = await driver.connect(_dsn(socket_dir, DATABASE))
-                return await connection.close()
+                connection = await driver.connect(_dsn(socket_dir, DATABASE), {})
+                await connection.close()
+                return
             except driver.UnknownDatabase:
-                first = await driver.connect(_dsn(socket_dir, "postgres"))
+                first = await driver.connect(_dsn(socket_dir, "postgres"), {})
                 await first.execute(f'CREATE DATABASE "{DATABASE}"')
                 await first.close()
             except driver.UNREACHABLE as error:
@@ -166,8 +169,7 @@ class _Server:
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self._process.stdin and self._process.stdout  # noqa: S101, PT018 - for the type checker: both are PIPE
         self._life, self._ended_pipe = self._process.stdin, self._process.stdout
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._ended_pipe, self._has_ended)

@@ -46,7 +46,7 @@ def _quiet_signals() -> int:
     Handlers rather than SIG_IGN: an ignored signal would stay ignored in the postmaster, a handled one does not.
     """
     readable, writable = os.pipe()
-    os.set_blocking(writable, False)  # noqa: FBT003 - the standard library's own signature
+    os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, _do_nothing)
@@ -58,7 +58,7 @@ def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _stop(postmaster: subprocess.Popen[bytes]) -> None:
-    """Stop as fast as is clean; without the final checkpoint, which the next start repairs, when that takes too long."""
+    """Stop as fast as is clean; when that takes too long, without a checkpoint, which the next start makes good."""
     for how, patience_s in ((signal.SIGINT, FAST_STOP_S), (signal.SIGQUIT, IMMEDIATE_STOP_S)):
         postmaster.send_signal(how)
         with contextlib.suppress(subprocess.TimeoutExpired):

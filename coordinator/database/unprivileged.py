@@ -22,7 +22,8 @@ from core.errors import Misconfigured
 SYSTEM_USERS = ("certctl", "postgres")
 MAPPED_USERS = ("certctl", "postgres", "nobody", "daemon")
 REMEDIES = (
-    "run the coordinator as an ordinary user, or set CERTCTL_DATABASE_URL to a PostgreSQL server of your own (15 or newer)"
+    "run the coordinator as an ordinary user, or set CERTCTL_DATABASE_URL to a PostgreSQL server of your own "
+    "(15 or newer)"
 )
 
 
@@ -45,11 +46,9 @@ async def launcher_for(folders: list[Path]) -> Launcher:
     """Return the way to run PostgreSQL here, when it has to reach all of ``folders``."""
     if os.geteuid() != 0:
         return Launcher((), os.geteuid())
-    for user in _users(MAPPED_USERS):
-        prefix = ("unshare", "--user", f"--map-user={user.pw_uid}", "--")
-        if await _works(prefix):
-            return Launcher(prefix, 0)
-        break
+    mapped = next(_users(MAPPED_USERS), None)
+    if mapped is not None and await _works(namespace := _namespace(mapped)):
+        return Launcher(namespace, 0)
     blocked = None
     for user in _users(SYSTEM_USERS):
         blocked = next((parent for folder in folders for parent in folder.parents if not passable(parent, user)), None)
@@ -57,6 +56,10 @@ async def launcher_for(folders: list[Path]) -> Launcher:
             prefix = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--")
             return Launcher(prefix, user.pw_uid)
     raise Misconfigured(_why_not(blocked))
+
+
+def _namespace(user: pwd.struct_passwd) -> tuple[str, ...]:
+    return ("unshare", "--user", f"--map-user={user.pw_uid}", "--")
 
 
 def passable(folder: Path, user: pwd.struct_passwd) -> bool:
