@@ -23,23 +23,23 @@ PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
 $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
 
-BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py)))
+BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null)))
 
 .PHONY: help
 help: ## Say what there is
-	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # --- use -------------------------------------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: .venv/.ready-run ## Run the whole platform here and show it; ONCE=1 stops after one round, exit 0 means verified
-	$(call debian,nginx:nginx-light)
+	$(call debian,nginx:nginx-light) || echo 'Going on without nginx.'
 	@$(PY) -m benchmarks.demo $(if $(ONCE),--once)
 
 .PHONY: bench
 bench: $(addprefix bench-,$(subst _,-,$(BENCHMARKS))) ## Run every benchmark
 
-bench-%: .venv/.ready-dev FORCE ## Run one benchmark: a table here, JSON in benchmarks/results
+bench-%: .venv/.ready-dev debian-packages FORCE ## Run one benchmark: a table here, JSON in benchmarks/results
 	@$(PY) -m benchmarks.$(subst -,_,$*)
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ no_home = [ -w "$${XDG_CACHE_HOME:-$$HOME}" ] || export UV_NO_CACHE=1;
 
 # SYSTEMD_OFFLINE: a package is wanted for its programs; its service is not started on this machine.
 apt_install = apt-get -qq update && DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 \
-  apt-get -qq install --yes --no-install-recommends >/dev/null
+  apt-get -qq install --yes --no-install-recommends -o DPkg::Lock::Timeout=120 >/dev/null
 
 # $(1): pairs program:package. As anybody but root on a Debian, says nothing: who needs a program says so.
 define debian
