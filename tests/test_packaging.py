@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -82,6 +83,27 @@ def test_an_extra_brings_what_its_program_needs_and_no_more(
     run(programs / "python", "-c", IMPORT_EVERYTHING, "core", extra)
     assert version("certctl") in run(programs / program, "--version")
     assert program in run(programs / program, "--help")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_checkout_sets_itself_up_under_any_path_and_again_after_a_move(tmp_path: Path) -> None:
+    first, second = tmp_path / "with a space", tmp_path / ("m" * 60) / ("n" * 60)
+    shutil.copytree(ROOT, first, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    assert where_core_is(set_up(first)) == first / "core" / "__init__.py"
+
+    second.parent.mkdir()
+    first.rename(second)
+    assert where_core_is(set_up(second)) == second / "core" / "__init__.py"
+
+
+def set_up(checkout: Path) -> Path:
+    run("make", "--silent", "-C", checkout, ".venv/.ready-run")
+    return checkout / ".venv" / "bin" / "python"
+
+
+def where_core_is(python: Path) -> Path:
+    return Path(run(python, "-I", "-c", "import core; print(core.__file__)").strip())
 
 
 LIST_DISTRIBUTIONS = """
