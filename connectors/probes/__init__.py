@@ -1,0 +1,1 @@
+"""Looking at an endpoint over the network, as any client would."""

@@ -1,0 +1,170 @@
+"""The file system's edge: durable writes, atomic replacement, and causes a person can act on.
+
+Everything here is synchronous; the engine calls it in worker threads. A file is complete on the disk before its name
+appears, and a name is replaced by one rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from core.errors import CertctlError, InvalidInput, Misconfigured, Refused, Transient
+from core.secret import Secret
+
+MAX_BYTES = 1 << 20
+
+_PEM = re.compile(
+    rb"^-----BEGIN (?:(?:TRUSTED |X509 )?CERTIFICATE|(?:(?:RSA|EC|ENCRYPTED) )?PRIVATE KEY)-----", re.MULTILINE
+)
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """Mode and ownership of a file; -1 leaves an id as it comes."""
+
+    mode: int
+    uid: int = -1
+    gid: int = -1
+
+    def fits(self, other: Attributes) -> bool:
+        """Say whether a file with the attributes ``other`` needs no change."""
+        same_owner = self.uid in {-1, other.uid} and self.gid in {-1, other.gid}
+        return self.mode == other.mode and same_owner
+
+
+class Existing(msgspec.Struct, frozen=True):
+    """What stands at a configured path. ``content`` is what a reader sees there, through links; None for nothing."""
+
+    kind: Literal["absent", "file", "link"]
+    link: str = ""
+    content: Secret[bytes] | None = None
+    attributes: Attributes = Attributes(0)
+
+
+def look(path: Path) -> Existing:
+    """Return what stands at ``path``; raise ``Refused`` for anything that is not a PEM file."""
+    link = str(path.readlink()) if path.is_symlink() else ""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return Existing("link", link) if link else Existing("absent")
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES:
+            raise Refused(f"{path} is not a certificate or key file and will not be replaced; choose another path")
+        content = file.read()
+    if content.strip() and not _PEM.search(content):
+        problem = "holds no PEM certificate or key and will not be replaced"
+        raise Refused(f"{path} {problem}; choose another path or move the file away")
+    attributes = Attributes(stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid)
+    return Existing("link" if link else "file", link, Secret(content), attributes)
+
+
+def make_folder(folder: Path, mode: int = 0o755) -> None:
+    """Make a folder and those above it that are missing, durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(mode)
+    sync_folder(folder.parent)
+
+
+def write_new(path: Path, content: Secret[bytes], attributes: Attributes) -> None:
+    """Write a file that must not exist yet, durably; nobody else can read it before it has its owner."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(content.reveal())
+        file.flush()
+        if attributes.uid != -1 or attributes.gid != -1:
+            os.fchown(file.fileno(), attributes.uid, attributes.gid)
+        os.fchmod(file.fileno(), attributes.mode)
+        os.fsync(file.fileno())
+
+
+def replace_with_file(path: Path, temporary: str, content: Secret[bytes], attributes: Attributes) -> None:
+    """Put a file at ``path`` by one rename; ``temporary`` is the name it has beside it until then."""
+    beside = path.with_name(temporary)
+    beside.unlink(missing_ok=True)
+    write_new(beside, content, attributes)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def replace_with_link(path: Path, temporary: str, target: str) -> None:
+    """Put a symbolic link at ``path`` by one rename, unless it is there already."""
+    if path.is_symlink() and str(path.readlink()) == target:
+        return
+    beside = path.with_name(temporary)
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a name durably; nothing there is fine."""
+    if path.parent.is_dir():
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def user_id(name: str | None) -> int:
+    """Return the number of a user given by name or number; -1 for None."""
+    try:
+        return -1 if name is None else int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError as error:
+        raise InvalidInput.of("config.owner", f"this host has no user {name!r}") from error
+
+
+def group_id(name: str | None) -> int:
+    """Return the number of a group given by name or number; -1 for None."""
+    try:
+        return -1 if name is None else int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise InvalidInput.of("config.group", f"this host has no group {name!r}") from error
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn the system's errors into ours; ``doing`` completes the sentence "… failed"."""
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error, doing) from error
+
+
+def _explain(error: OSError, doing: str) -> CertctlError:
+    what = f"{doing} failed at {error.filename}" if error.filename else f"{doing} failed"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return Transient(f"{what}: the disk is full; make room there")
+        case errno.EROFS:
+            remedy = "under systemd, add the folder to ReadWritePaths= of the agent's unit"
+            return Misconfigured(f"{what}: the file system is read-only for the agent; {remedy}")
+        case errno.EACCES | errno.EPERM:
+            who = f"the agent (uid {os.geteuid()})"
+            return Misconfigured(f"{what}: {who} may not do this; give it the right to write in that folder")
+        case errno.ENAMETOOLONG | errno.ENOTDIR | errno.ELOOP | errno.EISDIR:
+            return Misconfigured(f"{what}: {error.strerror}; choose another path")
+        case _:
+            return Transient(f"{what}: {error.strerror or error}")

@@ -1,0 +1,108 @@
+"""From a work item to a deployment that the host's policy allows; nothing is written or run here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.deployment.material import read_material
+from agent.policy import HostPolicy
+from connectors.targets import registry
+from connectors.targets.base import (
+    FileSpec,
+    FileTarget,
+    FileTargetConfig,
+    Material,
+    Service,
+    ServiceCommands,
+    default_sni,
+)
+from core.errors import InvalidInput, Refused
+from core.secret import Secret
+from core.wire import DeploymentItem
+
+_TARGET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+
+
+class PlannedFile(msgspec.Struct, frozen=True):
+    """A file to install and the place that the policy allows for it, with the links of its folder resolved."""
+
+    spec: FileSpec
+    path: Path
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the new certificate must be seen, and how soon."""
+
+    host: str
+    port: int
+    sni: str
+    timeout_s: float
+
+    def __str__(self) -> str:
+        where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{where} ({self.sni})" if self.sni else where
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """Everything that is known before the host is touched."""
+
+    item: DeploymentItem
+    connector: FileTarget[Any]
+    config: FileTargetConfig
+    service: Service
+    commands: ServiceCommands
+    material: Material
+    files: tuple[PlannedFile, ...]
+    endpoint: Endpoint
+
+
+def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPolicy) -> Prepared:
+    """Check the item against itself, its connector and the host's policy; raise a ``Permanent`` error otherwise."""
+    if not _TARGET_ID.fullmatch(item.target_id):
+        raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
+    policy.check_type(item.target_type)
+    connector = registry.find(item.target_type)
+    config = registry.decode_config(item.target_type, item.config)
+    service = policy.service(item.target_type, config.service)
+    material = read_material(item, private_key_pem)
+    probe = config.probe
+    return Prepared(
+        item=item,
+        connector=connector,
+        config=config,
+        service=service,
+        commands=resolve_commands(policy, connector, service, config.validate_action, config.reload_action),
+        material=material,
+        files=_place(connector.files(config, material), policy),
+        endpoint=Endpoint(probe.host, probe.port, probe.sni or default_sni(item.names), probe.timeout_s),
+    )
+
+
+def resolve_commands(
+    policy: HostPolicy,
+    connector: FileTarget[Any],
+    service: Service,
+    validate_action: str | None,
+    reload_action: str | None,
+) -> ServiceCommands:
+    """Return what checks and reloads a service: the target's named action, the service's, or the connector's own."""
+    validate_action = validate_action or service.validate_action
+    reload_action = reload_action or service.reload_action
+    if validate_action and reload_action:
+        return ServiceCommands(policy.action(validate_action), policy.action(reload_action))
+    built_in = connector.commands(service)
+    return ServiceCommands(
+        check=policy.action(validate_action) if validate_action else built_in.check,
+        reload=policy.action(reload_action) if reload_action else built_in.reload,
+    )
+
+
+def _place(files: tuple[FileSpec, ...], policy: HostPolicy) -> tuple[PlannedFile, ...]:
+    placed = tuple(PlannedFile(spec, policy.check_path(spec.path, field=f"{spec.role} path")) for spec in files)
+    if len({file.path for file in placed}) < len(placed):
+        raise Refused("two of the target's paths lead to the same file; give each its own")
+    return placed

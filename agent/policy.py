@@ -1,0 +1,234 @@
+"""The host's own rules: what a coordinator may ask of this agent, whatever happens to the coordinator.
+
+Read from ``/etc/certctl/agent.toml``, which belongs to root or to the agent's own user. The coordinator sends names of
+services and actions and paths of files; what the names mean and where files may be written is decided here. An example:
+
+    allowed_paths = ["/etc/nginx/certctl"]
+    allowed_target_types = ["nginx"]
+
+    [actions.reload-nginx]
+    argv = ["/usr/bin/sudo", "-n", "/usr/sbin/nginx", "-s", "reload"]
+    timeout_s = 30
+
+    [services.nginx]
+    type = "nginx"
+    binary = "/usr/sbin/nginx"
+    config = "/etc/nginx/nginx.conf"
+    reload_action = "reload-nginx"
+
+Without the file, or without an entry, the defaults below hold.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from connectors.targets import registry
+from connectors.targets.base import Command, Service
+from core.errors import InvalidInput, Misconfigured, Refused
+
+DEFAULT_PATH = Path("/etc/certctl/agent.toml")
+DEFAULT_ALLOWED_PATHS = ("/etc/ssl/certctl", "/etc/nginx/certctl", "/etc/certctl/live")
+
+STORE_FOLDER = ".certctl"
+"""The folder beside installed files that holds their versions; no configured path may lie in one."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MAX_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command that a target may name."""
+
+    argv: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
+    allowed_target_types: tuple[str, ...] | None = None
+    actions: dict[str, Any] = {}
+    services: dict[str, Any] = {}
+
+
+class HostPolicy(msgspec.Struct, frozen=True):
+    """The rules in force. ``source`` is the file they come from, or would come from; it is named in refusals."""
+
+    source: Path = DEFAULT_PATH
+    allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
+    allowed_target_types: tuple[str, ...] | None = None
+    actions: dict[str, Action] = {}
+    services: dict[str, Service] = {}
+
+    def check_type(self, type_name: str) -> None:
+        """Raise ``Refused`` unless targets of this type may be deployed to on this host."""
+        if self.allowed_target_types is not None and type_name not in self.allowed_target_types:
+            remedy = f"add {_quoted(type_name)} to allowed_target_types in {self.source}"
+            raise Refused(f"this host takes no targets of type {type_name!r}; to allow it, {remedy}")
+
+    def check_path(self, path: str, *, field: str = "path") -> Path:
+        """Return ``path`` with the links of its folder resolved, if a file may be written there.
+
+        The last component is not followed, because the engine replaces it and never writes through it. Raises
+        ``InvalidInput`` for what is no plain absolute path, ``Refused`` for a place outside the allowed prefixes.
+        """
+        _check_spelling(path, field)
+        real = Path(os.path.realpath(Path(path).parent)) / Path(path).name
+        if not any(real.is_relative_to(os.path.realpath(prefix)) for prefix in self.allowed_paths):
+            leads = "" if str(real) == path else f", which leads to {real},"
+            remedy = f"add {_quoted(str(real.parent))} to allowed_paths in {self.source}"
+            raise Refused(f"{field}: {path}{leads} is outside the allowed folders of this host; to allow it, {remedy}")
+        _check_folder(real.parent, field)
+        return real
+
+    def action(self, name: str) -> Command:
+        """Return the command that this host calls ``name``; raise ``Refused`` when there is none."""
+        if name not in self.actions:
+            remedy = f'add a table [actions.{name}] with argv = ["/absolute/program", …] to {self.source}'
+            raise Refused(f"this host has no action {name!r}; {remedy}")
+        return Command(self.actions[name].argv, self.actions[name].timeout_s)
+
+    def service(self, type_name: str, name: str) -> Service:
+        """Return the facts about a daemon. A service that is named like its type exists without an entry."""
+        service = self.services.get(name)
+        if service is None and name == type_name:
+            return Service(name=name, type=type_name)
+        if service is None:
+            remedy = f"add a table [services.{name}] with type = {_quoted(type_name)} and its config to {self.source}"
+            raise Refused(f"this host has no service {name!r}; {remedy}")
+        if service.type != type_name:
+            raise Refused(f"service {name!r} in {self.source} is of type {service.type!r}, the target {type_name!r}")
+        return service
+
+
+def load_policy(path: Path = DEFAULT_PATH, *, required: bool = False) -> HostPolicy:
+    """Read the rules; the defaults when the file is absent and not ``required``.
+
+    Raises ``Misconfigured`` naming file, key and remedy, also for a file that others could have written.
+    """
+    try:
+        text = _read_trusted(path)
+    except FileNotFoundError as error:
+        if required:
+            raise Misconfigured(f"{path} does not exist; create it or unset CERTCTL_AGENT_CONFIG") from error
+        return HostPolicy(source=path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} cannot be read: {error}") from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{path} is not valid TOML: {error}") from error
+    return _from_toml(raw, path)
+
+
+def _read_trusted(path: Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise Misconfigured(f"{path} is not a regular file")
+        if facts.st_uid not in {0, os.geteuid()} or facts.st_mode & 0o022:
+            remedy = f"run: chown root {path} && chmod go-w {path}"
+            raise Misconfigured(f"{path} could have been changed by other users, so it is not trusted; {remedy}")
+        return file.read(_MAX_BYTES).decode()
+
+
+def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:
+    file = _convert(raw, _File, path, "")
+    for prefix in file.allowed_paths:
+        if not prefix.startswith("/") or os.path.normpath(prefix) == "/":
+            raise Misconfigured(f"{path}: allowed_paths: {prefix!r} must be an absolute folder below /")
+    policy = HostPolicy(
+        source=path,
+        allowed_paths=file.allowed_paths,
+        allowed_target_types=file.allowed_target_types,
+        actions={name: _action(name, value, path) for name, value in file.actions.items()},
+        services={name: _service(name, value, path) for name, value in file.services.items()},
+    )
+    _check_references(policy)
+    return policy
+
+
+def _action(name: str, value: object, path: Path) -> Action:
+    _check_name(name, path, "actions")
+    action = _convert(value, Action, path, f"actions.{name}")
+    if not action.argv[0].startswith("/") or any("\0" in word for word in action.argv):
+        problem = "must start with the absolute path of a program"
+        raise Misconfigured(f"{path}: actions.{name}.argv: {problem}, for instance /usr/sbin/nginx")
+    return action
+
+
+def _service(name: str, value: object, path: Path) -> Service:
+    _check_name(name, path, "services")
+    if not isinstance(value, dict) or "name" in value:
+        raise Misconfigured(f"{path}: services.{name}: must be a table without a key 'name'; the header names it")
+    service = _convert({**value, "name": name}, Service, path, f"services.{name}")
+    for field in ("binary", "config", "prefix"):
+        if (text := getattr(service, field)) and (not text.startswith("/") or "\0" in text):
+            raise Misconfigured(f"{path}: services.{name}.{field}: {text!r} must be an absolute path")
+    return service
+
+
+def _check_references(policy: HostPolicy) -> None:
+    known = registry.known_types()
+    for name, service in policy.services.items():
+        if service.type not in known:
+            problem = f"unknown target type {service.type!r}; known are {', '.join(known)}"
+            raise Misconfigured(f"{policy.source}: services.{name}.type: {problem}")
+        for field in ("validate_action", "reload_action"):
+            action = getattr(service, field)
+            if action is not None and action not in policy.actions:
+                problem = f"no action {action!r} in this file; add [actions.{action}]"
+                raise Misconfigured(f"{policy.source}: services.{name}.{field}: {problem}")
+    for type_name in policy.allowed_target_types or ():
+        if type_name not in known:
+            problem = f"unknown target type {type_name!r}; known are {', '.join(known)}"
+            raise Misconfigured(f"{policy.source}: allowed_target_types: {problem}")
+
+
+def _convert(raw: object, into: type[T], path: Path, key: str) -> T:
+    try:
+        return msgspec.convert(raw, into)
+    except msgspec.ValidationError as error:
+        wrong = registry.wrong_field(error, key)
+        raise Misconfigured(f"{path}: {wrong.field}: {wrong.problem}") from error
+
+
+def _check_name(name: str, path: Path, table: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise Misconfigured(f"{path}: {table}.{name}: the name must be 1 to 64 of letters, digits, '.', '_' and '-'")
+
+
+def _check_spelling(path: str, field: str) -> None:
+    if not path.startswith("/") or os.path.normpath(path) != path or path.startswith("//"):
+        raise InvalidInput.of(field, f"{path[:200]!r} must be an absolute path without '..', '.', '//' or a final '/'")
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):  # noqa: PLR2004 - control characters
+        raise InvalidInput.of(field, f"{path[:200]!r} holds a control character")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidInput.of(field, f"{path[:200]!r} cannot be a file name on this host") from error
+
+
+def _check_folder(folder: Path, field: str) -> None:
+    if STORE_FOLDER in folder.parts:
+        raise Refused(f"{field}: {folder} holds certctl's own versions; choose the folder above {STORE_FOLDER}")
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return  # A folder that is missing is made later; one that cannot be entered is explained then.
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise Refused(f"{field}: every user may write in {folder}; run: chmod o-w {folder}")
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()

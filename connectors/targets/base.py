@@ -1,0 +1,194 @@
+"""What a file-based target connector is: it describes, and the agent's deployment engine acts.
+
+A connector says which files hold what, how its daemon checks a configuration and reloads it, and how a staged pair can
+be tried before it is live. It changes nothing on a host. Configurations are typed structs whose fields carry help
+texts; a field that holds a secret is marked with ``msgspec.Meta(extra_json_schema={"secret": True})``. Both sides
+import this module, so no event loop is chosen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+from connectors.probes.tls import Observation
+from core.names import Name, NameKind
+from core.secret import Secret
+
+Role = Literal["certificate", "chain", "key", "combined"]
+Layout = Literal["current", "separate", "combined"]
+PublicMode = Literal["0400", "0440", "0444", "0600", "0640", "0644"]
+PrivateMode = Literal["0400", "0440", "0600", "0640"]
+"""Modes as people write them. A key that everybody may read, or a file that others may write, cannot be asked for."""
+
+HostName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""The name of a service or an action in the host's own agent.toml."""
+
+
+class ProbeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the agent looks, over the network, to see which certificate is served."""
+
+    host: Annotated[str, msgspec.Meta(description="Name or address to connect to.", min_length=1, max_length=253)] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, msgspec.Meta(description="TCP port of the TLS listener.", ge=1, le=65535)] = 443
+    sni: Annotated[
+        str, msgspec.Meta(description="Server name sent in the handshake; default: the first DNS name.", max_length=253)
+    ] = ""
+    timeout_s: Annotated[
+        float, msgspec.Meta(description="Seconds until the new certificate must be served.", gt=0, le=300)
+    ] = 10.0
+
+
+class FileTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every file-based target may be told; connectors add their paths."""
+
+    service: Annotated[HostName, msgspec.Meta(description="Name of the daemon in the host's agent.toml.")]
+    validate_action: Annotated[
+        HostName | None, msgspec.Meta(description="Named action of agent.toml that checks the live configuration.")
+    ] = None
+    reload_action: Annotated[
+        HostName | None, msgspec.Meta(description="Named action of agent.toml that reloads the daemon.")
+    ] = None
+    layout: Annotated[
+        Layout,
+        msgspec.Meta(
+            description="current: the paths are links and one rename switches all files together; "
+            "separate: plain files; combined: one PEM file with the key and the chain."
+        ),
+    ] = "current"
+    cert_mode: Annotated[
+        PublicMode | None, msgspec.Meta(description="Mode of certificate files; default: the existing file's, or 0644.")
+    ] = None
+    key_mode: Annotated[
+        PrivateMode | None,
+        msgspec.Meta(description="Mode of files that hold the key; default: the existing file's, or 0600."),
+    ] = None
+    owner: Annotated[
+        str | None, msgspec.Meta(description="Owner of the files, name or number; default: the existing file's.")
+    ] = None
+    group: Annotated[
+        str | None, msgspec.Meta(description="Group of the files, name or number; default: the existing file's.")
+    ] = None
+    probe: Annotated[ProbeConfig, msgspec.Meta(description="Where the served certificate is looked at.")] = (
+        ProbeConfig()
+    )
+    keep: Annotated[int, msgspec.Meta(description="How many earlier versions stay on the host.", ge=0, le=100)] = 3
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Facts about one daemon on this host, from its agent.toml; empty fields mean the connector's own defaults."""
+
+    name: HostName
+    type: str
+    binary: str = ""
+    config: str = ""
+    prefix: str = ""
+    validate_action: HostName | None = None
+    reload_action: HostName | None = None
+
+
+class Material(msgspec.Struct, frozen=True):
+    """A certificate with its key, each re-encoded from what was parsed and known to belong together."""
+
+    leaf_pem: bytes
+    chain_pem: bytes
+    key_pem: Secret[bytes]
+    fingerprint: str
+
+    @property
+    def full_chain_pem(self) -> bytes:
+        """Return leaf and intermediates, leaf first."""
+        return self.leaf_pem + self.chain_pem
+
+
+class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that shall exist. ``mode`` None means: the existing file's, else ``default_mode``; owners likewise."""
+
+    role: Role
+    path: str
+    content: Secret[bytes]
+    default_mode: int
+    mode: int | None = None
+    owner: str | None = None
+    group: str | None = None
+
+
+class Command(msgspec.Struct, frozen=True):
+    """An argv list, run without a shell, and the seconds it may take."""
+
+    argv: tuple[str, ...]
+    timeout_s: float = 30.0
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """How a command ended; ``output`` is stdout and stderr together, capped, without private keys."""
+
+    returncode: int
+    output: str
+
+
+class Runner(Protocol):
+    """Port: runs commands on this host."""
+
+    async def run(self, command: Command) -> CommandResult:
+        """Run to the end; raise ``DeadlineExceeded`` after its timeout, ``Misconfigured`` when it cannot start."""
+
+
+class Probe(Protocol):
+    """Port: looks at a TLS endpoint, see ``connectors.probes.tls.probe``."""
+
+    async def __call__(self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+        """Shake hands once; raise ``Transient`` with a human cause when that fails."""
+
+
+class ServiceCommands(msgspec.Struct, frozen=True):
+    """How a daemon checks its live configuration and takes a changed certificate into use."""
+
+    check: Command
+    reload: Command
+
+
+class StagedCheck(msgspec.Struct, frozen=True):
+    """A trial of the staged files: text files to write into the scratch folder first, then the command."""
+
+    files: Mapping[str, str]
+    command: Command
+
+
+ConfigT_contra = TypeVar("ConfigT_contra", bound=FileTargetConfig, contravariant=True)
+
+
+class FileTarget(Protocol[ConfigT_contra]):
+    """A connector whose daemon reads certificates from files."""
+
+    @property
+    def config_type(self) -> type[Any]:
+        """The struct that a target's ``config`` is decoded into."""
+
+    def files(self, config: ConfigT_contra, material: Material) -> tuple[FileSpec, ...]:
+        """Return the files to install; the engine keeps its versions beside the first one."""
+
+    def commands(self, service: Service) -> ServiceCommands:
+        """Return the built-in live check and reload of this daemon; raise ``Misconfigured`` when it is not found."""
+
+    async def staged_check(
+        self, service: Service, staged: Mapping[Role, Path], scratch: Path, runner: Runner
+    ) -> StagedCheck | None:
+        """Describe a trial of the staged files that needs no privilege; None where the daemon has no such thing."""
+
+
+def parse_mode(mode: str | None) -> int | None:
+    """Return an octal mode text as a number."""
+    return None if mode is None else int(mode, 8)
+
+
+def default_sni(names: Sequence[Name]) -> str:
+    """Return the first DNS name; of a wildcard a name below it, since nobody asks a server for ``*``."""
+    for name in names:
+        if name.kind is NameKind.DNS:
+            return name.value.replace("*", "certctl-probe", 1)
+    return ""

@@ -1,0 +1,204 @@
+"""nginx: one certificate with its key in PEM files that ``ssl_certificate`` and ``ssl_certificate_key`` name.
+
+The certificate file holds the leaf and its intermediates, so nginx serves a complete chain. The staged pair is tried
+with a configuration that loads nothing else, which needs no privilege; the live one is checked after the switch.
+This module does not read or edit nginx.conf.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+
+from connectors.targets.base import (
+    Command,
+    FileSpec,
+    FileTargetConfig,
+    HostName,
+    Material,
+    Role,
+    Runner,
+    Service,
+    ServiceCommands,
+    StagedCheck,
+    parse_mode,
+)
+from core.errors import Misconfigured
+from core.secret import Secret
+
+BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
+CONFIGS = ("/etc/nginx/nginx.conf", "/usr/local/etc/nginx/nginx.conf", "/usr/local/nginx/conf/nginx.conf")
+
+_SPECIAL = re.compile(r"[\x00-\x1f\x7f\"'\\$;{}]")
+"""What nginx interprets inside a quoted parameter, and what would end an unquoted one."""
+
+_OPTIONAL_MODULES = ("proxy", "fastcgi", "uwsgi", "scgi")
+_STAGED_PORT = 47443
+"""``nginx -t`` binds what it finds but ignores a port that is taken, so any high port will do."""
+_FIRST_WITH_E = (1, 19, 5)
+
+
+class NginxConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where nginx reads its certificate from."""
+
+    cert_path: Annotated[
+        str, msgspec.Meta(description="File with leaf and chain, as ssl_certificate names it.", max_length=4000)
+    ]
+    key_path: Annotated[
+        str | None,
+        msgspec.Meta(description="File with the key, as ssl_certificate_key names it; not with layout combined."),
+    ] = None
+    chain_path: Annotated[
+        str | None, msgspec.Meta(description="File with the chain alone, for instance for ssl_trusted_certificate.")
+    ] = None
+    service: Annotated[HostName, msgspec.Meta(description="Name of this nginx in the host's agent.toml.")] = "nginx"
+
+    def __post_init__(self) -> None:
+        """Hold the fields against each other; the messages start with the field at fault."""
+        for field in ("cert_path", "key_path", "chain_path"):
+            _check_path(field, getattr(self, field))
+        if self.layout == "combined":
+            _check_combined(self)
+        elif self.key_path is None:
+            raise ValueError("key_path: is required unless layout is combined")
+        elif len({self.cert_path, self.key_path, self.chain_path}) < 3:  # noqa: PLR2004 - the three paths
+            raise ValueError("key_path: cert_path, key_path and chain_path must be different files")
+
+
+def _check_path(field: str, path: str | None) -> None:
+    if path is None:
+        return
+    if not path.startswith("/"):
+        raise ValueError(f"{field}: must be an absolute path")
+    if special := _SPECIAL.search(path):
+        raise ValueError(f"{field}: holds {special[0]!r}, which nginx would interpret; choose another path")
+
+
+def _check_combined(config: NginxConfig) -> None:
+    if config.chain_path is not None:
+        raise ValueError("chain_path: has no meaning with layout combined, whose one file holds the chain; remove it")
+    if config.key_path not in {None, config.cert_path}:
+        raise ValueError("key_path: is the same file as cert_path with layout combined; remove it")
+
+
+class NginxTarget:
+    """Describes installations for nginx."""
+
+    config_type = NginxConfig
+
+    def __init__(self) -> None:
+        self._builds: dict[tuple[str, int, int], _Build] = {}
+
+    def files(self, config: NginxConfig, material: Material) -> tuple[FileSpec, ...]:
+        """Return the certificate, the key and, where asked for, the chain; or the one combined file."""
+        key_mode, cert_mode = parse_mode(config.key_mode), parse_mode(config.cert_mode)
+
+        def spec(role: Role, path: str, content: bytes) -> FileSpec:
+            private = role in {"key", "combined"}
+            return FileSpec(
+                role=role,
+                path=path,
+                content=Secret(content),
+                default_mode=0o600 if private else 0o644,
+                mode=key_mode if private else cert_mode,
+                owner=config.owner,
+                group=config.group,
+            )
+
+        key = material.key_pem.reveal()
+        if config.layout == "combined" or config.key_path is None:
+            return (spec("combined", config.cert_path, key + material.full_chain_pem),)
+        files = [
+            spec("certificate", config.cert_path, material.full_chain_pem),
+            spec("key", config.key_path, key),
+        ]
+        if config.chain_path is not None:
+            files.append(spec("chain", config.chain_path, material.chain_pem))
+        return tuple(files)
+
+    def commands(self, service: Service) -> ServiceCommands:
+        """Return ``nginx -t`` and ``nginx -s reload`` on this service's own configuration."""
+        binary = _found(service, "binary", BINARIES)
+        where: tuple[str, ...] = ("-c", _found(service, "config", CONFIGS))
+        if service.prefix:
+            where = (*where, "-p", service.prefix)
+        return ServiceCommands(
+            check=Command((binary, "-t", "-q", *where)),
+            reload=Command((binary, "-s", "reload", *where)),
+        )
+
+    async def staged_check(
+        self, service: Service, staged: Mapping[Role, Path], scratch: Path, runner: Runner
+    ) -> StagedCheck:
+        """Describe ``nginx -t`` on a configuration that holds only the staged pair."""
+        binary = _found(service, "binary", BINARIES)
+        build = await self._build(binary, runner)
+        argv = [binary, "-t", "-q", "-p", f"{scratch}/", "-c", f"{scratch}/nginx.conf"]
+        if build.version >= _FIRST_WITH_E:
+            # Without it nginx first opens the log compiled into it, and warns an unprivileged agent about that.
+            argv += ["-e", "stderr"]
+        certificate = staged["combined"] if "combined" in staged else staged["certificate"]
+        key = staged.get("key", certificate)
+        return StagedCheck({"nginx.conf": _staged_config(build, certificate, key, scratch)}, Command(tuple(argv)))
+
+    async def _build(self, binary: str, runner: Runner) -> _Build:
+        try:
+            stat = await anyio.Path(binary).stat()
+        except OSError as error:
+            raise Misconfigured(f"{binary} cannot be looked at: {error.strerror}; is nginx installed?") from error
+        fingerprint = (binary, stat.st_mtime_ns, stat.st_size)
+        if fingerprint not in self._builds:
+            result = await runner.run(Command((binary, "-V")))
+            self._builds[fingerprint] = _read_build(binary, result.output)
+        return self._builds[fingerprint]
+
+
+TARGET = NginxTarget()
+
+
+class _Build(msgspec.Struct, frozen=True):
+    """What ``nginx -V`` says: the version and the request modules that are compiled in."""
+
+    version: tuple[int, ...]
+    modules: tuple[str, ...]
+
+
+def _read_build(binary: str, output: str) -> _Build:
+    version = re.search(r"nginx version: \S*?/(\d+)\.(\d+)\.(\d+)", output)
+    if "--with-http_ssl_module" not in output:
+        raise Misconfigured(f"{binary} was built without TLS (`{binary} -V` shows no http_ssl_module); use another")
+    modules = tuple(name for name in _OPTIONAL_MODULES if f"--without-http_{name}_module" not in output)
+    return _Build(tuple(int(part) for part in version.groups()) if version else (0,), modules)
+
+
+def _staged_config(build: _Build, certificate: Path, key: Path, scratch: Path) -> str:
+    # A temp path that is not set is created where nginx was built for, which an unprivileged agent cannot do; one of
+    # a module that is absent is an unknown directive.
+    temp_paths = "".join(f'  {name}_temp_path "{scratch}/{name}";\n' for name in ("client_body", *build.modules))
+    return f"""pid "{scratch}/nginx.pid";
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+{temp_paths}  server {{
+    listen 127.0.0.1:{_STAGED_PORT} ssl;
+    ssl_certificate "{certificate}";
+    ssl_certificate_key "{key}";
+  }}
+}}
+"""
+
+
+def _found(service: Service, field: str, candidates: tuple[str, ...]) -> str:
+    if chosen := str(getattr(service, field)):
+        return chosen
+    for candidate in candidates:
+        if Path(candidate).exists():
+            return candidate
+    remedy = f"set {field} in [services.{service.name}] of agent.toml"
+    raise Misconfigured(f"nginx: no {field} at {', '.join(candidates)}; install nginx or {remedy}")

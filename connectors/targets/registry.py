@@ -1,0 +1,80 @@
+"""Finds a target connector by its type name and imports it on use.
+
+A built-in connector is a module of this package, named like its type, whose ``TARGET`` is the connector. Third parties
+offer theirs in the entry-point group ``certctl.targets``: the entry's name is the type, its value the connector.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from importlib import import_module, metadata
+from typing import Any
+
+import msgspec
+
+import connectors.targets
+from connectors.targets.base import FileTarget, FileTargetConfig
+from core.errors import FieldError, InvalidInput, Misconfigured
+
+ENTRY_POINT_GROUP = "certctl.targets"
+
+_NOT_CONNECTORS = frozenset({"base", "registry"})
+_AT = re.compile(r"^(?P<problem>.*) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
+_NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`$")
+_PREFIXED = re.compile(r"^(?P<name>[a-z_]+): (?P<problem>.*)$", re.DOTALL)
+
+
+def known_types() -> tuple[str, ...]:
+    """Return the names of all types, built-in and third-party, sorted, without importing any."""
+    third_party = {entry.name for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    return tuple(sorted(_built_in() | third_party))
+
+
+def find(type_name: str) -> FileTarget[Any]:
+    """Return the connector for ``type_name``; raise ``InvalidInput`` for an unknown type."""
+    try:
+        if type_name in _built_in():
+            target: FileTarget[Any] = import_module(f"connectors.targets.{type_name}").TARGET
+            return target
+        for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=type_name):
+            third_party: FileTarget[Any] = entry.load()
+            return third_party
+    except (ImportError, AttributeError) as error:
+        detail = f"the connector for target type {type_name!r} cannot be loaded: {error}; install what it needs"
+        raise Misconfigured(detail) from error
+    raise InvalidInput.of("type", f"unknown target type {type_name!r}; known are {', '.join(known_types())}")
+
+
+def decode_config(type_name: str, config: dict[str, Any]) -> FileTargetConfig:
+    """Return ``config`` as the connector's struct; raise ``InvalidInput`` naming the wrong field (``config.…``)."""
+    config_type = find(type_name).config_type
+    try:
+        decoded: FileTargetConfig = msgspec.convert(config, config_type)
+    except msgspec.ValidationError as error:
+        wrong = wrong_field(error, "config")
+        raise InvalidInput.of(wrong.field, wrong.problem) from error
+    return decoded
+
+
+def config_schema(type_name: str) -> dict[str, Any]:
+    """Return the JSON schema of the type's configuration, with help texts and ``secret`` marks."""
+    return msgspec.json.schema(find(type_name).config_type)
+
+
+def wrong_field(error: msgspec.ValidationError, root: str) -> FieldError:
+    """Read field and problem out of a decoding error; ``root`` stands for the decoded object itself."""
+    problem, path = str(error), ""
+    if at := _AT.match(problem):
+        problem, path = at["problem"], at["path"]
+    if named := _NAMED.match(problem):
+        path = f"{path}.{named['name']}"
+        problem = "is not a known field; remove it" if "unknown" in problem else "is required; add it"
+    elif prefixed := _PREFIXED.match(problem):
+        path, problem = f"{path}.{prefixed['name']}", prefixed["problem"]
+    return FieldError(".".join(part for part in (root, path.strip(".")) if part), problem)
+
+
+def _built_in() -> frozenset[str]:
+    names = {module.name for module in pkgutil.iter_modules(connectors.targets.__path__)}
+    return frozenset(names - _NOT_CONNECTORS)
