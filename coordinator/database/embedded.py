@@ -83,7 +83,7 @@ class EmbeddedPostgres:
             supervision = asyncio.create_task(self._supervise(installation, launcher, socket_dir))
             undo.push_async_callback(_end, supervision)
             self._undo = undo.pop_all()
-        return _dsn(socket_dir, DATABASE)
+        return self._dsn(socket_dir, DATABASE)
 
     async def stop(self) -> None:
         """Stop the server cleanly and free the folder; connections that are still open are ended."""
@@ -91,11 +91,15 @@ class EmbeddedPostgres:
             undo, self._undo = self._undo, None
             await undo.aclose()
 
+    def _dsn(self, socket_dir: Path, database: str) -> str:
+        return f"postgresql://{SUPERUSER}@/{database}?host={quote(str(socket_dir))}&port={self._settings['port']}"
+
     async def _supervise(self, installation: Installation, launcher: Launcher, socket_dir: Path) -> None:
         """Start the server again whenever it ends by itself."""
         pause_s = SHORTEST_PAUSE_S
         while True:
             await self._server.ended.wait()
+            await self._server.stop()
             log.error("embedded_postgres_ended", last_lines=self._folder.recent_log(self._server.log_offset, lines=3))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -131,11 +135,11 @@ class EmbeddedPostgres:
         """Wait until the coordinator's database can be connected to; create it the first time."""
         while True:
             try:
-                connection = await driver.connect(_dsn(socket_dir, DATABASE), {})
+                connection = await driver.connect(self._dsn(socket_dir, DATABASE), {})
                 await connection.close()
                 return
             except driver.UnknownDatabase:
-                first = await driver.connect(_dsn(socket_dir, "postgres"), {})
+                first = await driver.connect(self._dsn(socket_dir, "postgres"), {})
                 await first.execute(f'CREATE DATABASE "{DATABASE}"')
                 await first.close()
             except driver.UNREACHABLE as error:
@@ -196,10 +200,6 @@ def make_socket_dir(launcher: Launcher) -> Path:
             launcher.own(socket_dir)
             return socket_dir
     raise Misconfigured("there is no folder for the database's socket: set TMPDIR to a short, writable one")
-
-
-def _dsn(socket_dir: Path, database: str) -> str:
-    return f"postgresql://{SUPERUSER}@/{database}?host={quote(str(socket_dir))}&port=5432"
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -1,0 +1,1 @@
+"""The database package on real servers."""
