@@ -43,7 +43,7 @@ class PostgresServer:
         """Lend a database of its own, with certctl's schema or empty; yield its DSN and drop it afterwards."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
         template = TEMPLATE if migrated else "template0"
-        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY WAL_LOG')
+        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         try:
             yield self.dsn(name)
         finally:

@@ -189,6 +189,6 @@ def _location(dsn: str) -> str:
         port = parts.port or 5432
     except ValueError:
         return UNCLEAR
-    if "@" in parts.path + parts.query + parts.fragment or not parts.hostname:
+    if "@" in parts.path + parts.query + parts.fragment:
         return UNCLEAR
-    return f"{parts.hostname}:{port}{parts.path}"
+    return f"{parts.hostname}:{port}{parts.path}" if parts.hostname else f"the socket's database {parts.path[1:]}"

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,7 +42,7 @@ async def test_data_outlives_a_restart(tmp_path: Path) -> None:
         await second.stop()
 
 
-@pytest.mark.parametrize("name", ["with a space", "x" * 120, "it's \"odd\" ü"])
+@pytest.mark.parametrize("name", ["with a space", "x" * 120, 'it\'s "odd" ü'])
 async def test_any_path_will_do(tmp_path: Path, name: str) -> None:
     server = EmbeddedPostgres(tmp_path / name, settings=FAST)
     dsn = await server.start()
@@ -96,7 +97,7 @@ async def test_another_major_version_is_refused_with_both_named(tmp_path: Path, 
 
 async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Misconfigured, match="CERTCTL_DATA_DIR .*Not a directory"):
+    with pytest.raises(Misconfigured, match=r"CERTCTL_DATA_DIR .*Not a directory"):
         await EmbeddedPostgres(tmp_path / "file" / "data").start()
 
 
@@ -143,20 +144,25 @@ async def test_a_server_that_ends_by_itself_is_started_again_on_the_same_socket(
     assert postmaster_pid(tmp_path / "data") != before
 
 
-async def test_a_number_that_now_belongs_to_another_program_does_not_block_the_start(tmp_path: Path) -> None:
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_number_that_now_belongs_to_another_program_does_not_block_the_start(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
     server = EmbeddedPostgres(tmp_path / "data", settings=FAST)
     await server.start()
     pid_file = tmp_path / "data" / "postgres" / "postmaster.pid"
     text = pid_file.read_text()
     await server.stop()
-    with subprocess.Popen(["sleep", "1000"]) as stranger:
-        try:
-            pid_file.write_text("\n".join([str(stranger.pid), *text.splitlines()[1:], ""]))
-            assert await value_of(await server.start(), "SELECT 1") == 1
-            await server.stop()
-            assert stranger.poll() is None
-        finally:
-            stranger.kill()
+    pid_file.write_text("\n".join([str(stranger.pid), *text.splitlines()[1:], ""]))
+    assert await value_of(await server.start(), "SELECT 1") == 1
+    await server.stop()
+    assert stranger.poll() is None
 
 
 async def test_a_log_that_grew_is_moved_aside_and_goes_on_in_the_same_file(tmp_path: Path) -> None:
