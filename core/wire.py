@@ -1,8 +1,8 @@
 """Messages between agent and coordinator: JSON bodies as typed structs.
 
-Unknown fields are ignored here, and only here, so that an agent one version away keeps working. ``bytes`` travel as base64.
-Durations are milliseconds measured with a monotonic timer on the side that worked; instants are never compared across
-hosts.
+Unknown fields are ignored here, and only here, so that an agent one version away keeps working. ``bytes`` travel as
+base64. Durations are milliseconds measured with a monotonic timer on the side that worked; instants are never compared
+across hosts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Nonce(msgspec.Struct, frozen=True):
 
 
 class TokenRequest(msgspec.Struct, frozen=True):
-    """``signature`` is Ed25519 over NONCE_CONTEXT + agent id + ``\\0`` + nonce."""
+    """``signature`` is Ed25519 over NONCE_CONTEXT + agent id + NUL + nonce."""
 
     nonce: bytes
     signature: bytes
@@ -86,8 +86,7 @@ class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"
 class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):
     """Install one version of a certificate in one target.
 
-    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector. ``layout`` and
-    ``keep`` (backups) belong to the engine, not to the connector.
+    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector.
     """
 
     job_id: str
@@ -145,8 +144,8 @@ class Failure(msgspec.Struct, frozen=True):
 class JobReport(msgspec.Struct, frozen=True):
     """How a job ended on the agent's host.
 
-    ``served``: the new certificate was seen on the wire. ``unchanged``: it was already installed and seen. ``failed``: it is
-    not served; ``undo`` then says whether the old state is back. ``served_fingerprint`` is what was last seen, if anything.
+    ``served``: the new certificate was seen on the wire. ``unchanged``: it was already installed and seen. ``failed``:
+    it is not served; ``undo`` then says whether the old state is back. ``served_fingerprint`` is what was last seen.
     """
 
     agent_id: str

@@ -1,0 +1,1 @@
+"""Certificate authorities that sign what the gate let through."""

@@ -121,6 +121,10 @@ class WakeUps:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listening.clear()
 
+    def wake_everybody(self) -> None:
+        """Wake every waiter of this process, so that each looks again; for a stop that is under way."""
+        self._wake([EVERYBODY])
+
     def subscribe(self, topic: str) -> Waiter:
         """Return a waiter, to be used as ``with hub.subscribe(topic) as waiter``."""
         _check(topic)

@@ -1,0 +1,1 @@
+"""HTTP in and out: the route table and all that is generated from it."""

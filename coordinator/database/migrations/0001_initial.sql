@@ -215,6 +215,7 @@ CREATE TABLE certificate_versions (
   UNIQUE (certificate_id, holder, generation),
   UNIQUE (issuer_id, serial)
 );
+CREATE INDEX certificate_versions_key ON certificate_versions (spki_sha256);
 CREATE INDEX certificate_versions_revoked ON certificate_versions (issuer_id, issuer_ski) WHERE revoked_at IS NOT NULL;
 ALTER TABLE holders ADD FOREIGN KEY (version_id) REFERENCES certificate_versions;
 ALTER TABLE bindings ADD FOREIGN KEY (desired_version_id) REFERENCES certificate_versions;
@@ -266,9 +267,10 @@ CREATE TABLE issuance_requests (
   certificate_id text NOT NULL REFERENCES certificates,
   job_id text NOT NULL UNIQUE REFERENCES jobs,
   issuer_id text NOT NULL REFERENCES issuers,
+  issuer_ski text NOT NULL,            -- the CA key that signs, fixed with the serial number
   spki_sha256 text NOT NULL,
   csr bytea NOT NULL,
-  state text NOT NULL CHECK (state IN ('signing', 'issued', 'refused')),
+  state text NOT NULL CHECK (state IN ('signing', 'issued')),
   serial text NOT NULL,                -- chosen before signing, so that every signature ever made is known
   not_before timestamptz NOT NULL,
   not_after timestamptz NOT NULL,
@@ -276,6 +278,7 @@ CREATE TABLE issuance_requests (
   created_at timestamptz NOT NULL DEFAULT now(),
   UNIQUE (issuer_id, serial)
 );
+CREATE INDEX issuance_requests_interrupted ON issuance_requests (created_at) WHERE state = 'signing';
 
 -- What happened -------------------------------------------------------------------------------------------------
 

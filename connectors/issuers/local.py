@@ -1,0 +1,236 @@
+"""The authority that signs in this process: certificates and CRLs by a key that the coordinator keeps (RFC 5280).
+
+It is a self-signed root made here, or a subordinate CA loaded from files. Keys are plain ``cryptography`` private keys, so
+that one held by an HSM can take their place. OCSP is not answered here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
+
+from connectors.issuers.base import Order
+from core.certificates import new_serial
+from core.csr import signature_hash, subject_attributes
+from core.errors import Misconfigured
+from core.keys import KeyAlgorithm, PrivateKey, generate
+
+E = TypeVar("E", bound=x509.ExtensionType)
+ROOT_LIFETIME = timedelta(days=3650)
+_BACKDATING = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class RevokedCertificate:
+    """One line of a CRL; ``reason`` is a name of RFC 5280 section 5.3.1, or empty for none."""
+
+    serial: int
+    revoked_at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LocalIssuer:
+    """A CA key with its certificate. ``chain`` holds DER: this CA first, its issuers after it, a root included."""
+
+    key: PrivateKey
+    chain: tuple[bytes, ...]
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Return the CA's own certificate."""
+        return x509.load_der_x509_certificate(self.chain[0])
+
+    @property
+    def ski(self) -> str:
+        """Return the CA's subject key identifier, the name of its key in URLs, in lower-case hex."""
+        return subject_key_identifier(self.certificate)
+
+    @property
+    def served_chain(self) -> tuple[bytes, ...]:
+        """Return what follows a leaf on the wire: the CA and its issuers without a self-signed root."""
+        return tuple(der for der in self.chain if not _is_self_signed(x509.load_der_x509_certificate(der)))
+
+    def sign(self, order: Order) -> bytes:
+        """Return the DER certificate for exactly this order."""
+        ca = self.certificate
+        subject = x509.Name(subject_attributes(order.common_name))
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca.subject)
+            .public_key(order.public_key)
+            .serial_number(order.serial)
+            .not_valid_before(order.not_before)
+            .not_valid_after(order.not_after)
+        )
+        for extension, critical in self._extensions(order, has_subject=bool(list(subject))):
+            builder = builder.add_extension(extension, critical=critical)
+        return builder.sign(self.key, signature_hash(self.key)).public_bytes(serialization.Encoding.DER)
+
+    def _extensions(self, order: Order, *, has_subject: bool) -> list[tuple[x509.ExtensionType, bool]]:
+        """Return the leaf's extensions; the names are critical when there is no subject (RFC 5280 section 4.1.2.6)."""
+        names = x509.SubjectAlternativeName([name.general_name() for name in order.names])
+        usages = x509.ExtendedKeyUsage([x509.ObjectIdentifier(oid) for oid in order.extended_key_usages])
+        found: list[tuple[x509.ExtensionType, bool]] = [
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (_leaf_key_usage(order), True),
+            (usages, False),
+            (names, not has_subject),
+            (x509.SubjectKeyIdentifier.from_public_key(order.public_key), False),
+            (_authority_key_identifier(self.certificate), False),
+        ]
+        if order.aia_url:
+            location = x509.UniformResourceIdentifier(order.aia_url)
+            description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
+            found.append((x509.AuthorityInformationAccess([description]), False))
+        if order.cdp_url:
+            point = x509.DistributionPoint([x509.UniformResourceIdentifier(order.cdp_url)], None, None, None)
+            found.append((x509.CRLDistributionPoints([point]), False))
+        return found
+
+    def sign_crl(
+        self, number: int, revoked: list[RevokedCertificate], this_update: datetime, next_update: datetime
+    ) -> bytes:
+        """Return a DER CRL (RFC 5280 section 5) of everything revoked under this key."""
+        builder = (
+            x509.CertificateRevocationListBuilder(
+                issuer_name=self.certificate.subject,
+                last_update=this_update,
+                next_update=next_update,
+                revoked_certificates=[_crl_entry(entry) for entry in revoked],
+            )
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(_authority_key_identifier(self.certificate), critical=False)
+        )
+        return builder.sign(self.key, signature_hash(self.key)).public_bytes(serialization.Encoding.DER)
+
+
+def make_root(common_name: str, now: datetime, lifetime: timedelta = ROOT_LIFETIME) -> LocalIssuer:
+    """Return a new self-signed root with an ECDSA P-256 key that may sign leaves only (path length 0)."""
+    key = generate(KeyAlgorithm.ECDSA_P256)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(new_serial())
+        .not_valid_before(now - _BACKDATING)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_ca_key_usage(), critical=True)
+        .add_extension(ski, critical=False)
+        .sign(key, signature_hash(key))
+    )
+    return LocalIssuer(key, (certificate.public_bytes(serialization.Encoding.DER),))
+
+
+def check_authority(issuer: LocalIssuer, now: datetime) -> LocalIssuer:
+    """Return a CA loaded from files if it can sign leaves now; raise ``Misconfigured`` that says what it lacks."""
+    certificate = issuer.certificate
+    constraints = _extension(certificate, x509.BasicConstraints)
+    usage = _extension(certificate, x509.KeyUsage)
+    if constraints is None or not constraints.value.ca:
+        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a certificate without CA:TRUE first; put the CA's own first")
+    if usage is not None and not (usage.value.key_cert_sign and usage.value.crl_sign):
+        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a CA that may not sign certificates and CRLs (keyUsage)")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a CA outside of its validity; renew it first")
+    if certificate.public_key() != issuer.key.public_key():
+        raise Misconfigured("CERTCTL_CA_KEY_PATH is not the key of the certificate in CERTCTL_CA_CERT_PATH")
+    for lower, upper in zip(issuer.chain, issuer.chain[1:], strict=False):
+        _check_link(x509.load_der_x509_certificate(lower), x509.load_der_x509_certificate(upper))
+    return issuer
+
+
+def _check_link(lower: x509.Certificate, upper: x509.Certificate) -> None:
+    try:
+        lower.verify_directly_issued_by(upper)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        message = "CERTCTL_CA_CERT_PATH must hold the CA first and then its issuers, each signed by the next"
+        raise Misconfigured(message) from error
+
+
+def subject_key_identifier(certificate: x509.Certificate) -> str:
+    """Return the certificate's SKI in lower-case hex; computed from the key when it carries none."""
+    extension = _extension(certificate, x509.SubjectKeyIdentifier)
+    value = extension.value if extension else x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    return value.digest.hex()
+
+
+def usage_oids(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the OIDs of extended key usages named as in OpenSSL: serverAuth, clientAuth, emailProtection …"""
+    return tuple(EXTENDED_KEY_USAGES[name] for name in names)
+
+
+EXTENDED_KEY_USAGES = {
+    "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH.dotted_string,
+    "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string,
+    "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION.dotted_string,
+    "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING.dotted_string,
+    "timeStamping": ExtendedKeyUsageOID.TIME_STAMPING.dotted_string,
+}
+
+
+def _extension(certificate: x509.Certificate, kind: type[E]) -> x509.Extension[E] | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind)
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _is_self_signed(certificate: x509.Certificate) -> bool:
+    if certificate.subject != certificate.issuer:
+        return False
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    extension = _extension(ca, x509.SubjectKeyIdentifier)
+    if extension is None:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]  # any CA key signs
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
+
+
+def _leaf_key_usage(order: Order) -> x509.KeyUsage:
+    """Return digitalSignature, and keyEncipherment for RSA keys only (RFC 5480 section 3, RFC 8410 section 5)."""
+    return _key_usage(digital_signature=True, key_encipherment=isinstance(order.public_key, rsa.RSAPublicKey))
+
+
+def _ca_key_usage() -> x509.KeyUsage:
+    return _key_usage(key_cert_sign=True, crl_sign=True)
+
+
+def _key_usage(**wanted: bool) -> x509.KeyUsage:
+    every = {
+        "digital_signature": False,
+        "content_commitment": False,
+        "key_encipherment": False,
+        "data_encipherment": False,
+        "key_agreement": False,
+        "key_cert_sign": False,
+        "crl_sign": False,
+        "encipher_only": False,
+        "decipher_only": False,
+    }
+    return x509.KeyUsage(**{**every, **wanted})
+
+
+def _crl_entry(entry: RevokedCertificate) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
+    if entry.reason and entry.reason != "unspecified":
+        builder = builder.add_extension(x509.CRLReason(x509.ReasonFlags(entry.reason)), critical=False)
+    return builder.build()

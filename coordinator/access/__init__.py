@@ -1,0 +1,1 @@
+"""Who calls: API keys with roles, and the sessions of agents."""

@@ -1,0 +1,1 @@
+"""Agents: enrollment, identity, and the long poll that is their heartbeat."""

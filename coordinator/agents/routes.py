@@ -1,0 +1,233 @@
+"""Agents for operators, and the agents' own routes: enroll, nonce, token, work, CSR, result."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+
+from coordinator.agents import service, store
+from coordinator.bindings import service as bindings
+from coordinator.issuance import service as issuance
+from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
+from core.errors import Conflict, Gone, InvalidInput, NotFound, Refused, StaleLease, Unauthenticated
+from core.wire import (
+    TIME_HEADER,
+    CSRAnswer,
+    CSRSubmission,
+    Enrolled,
+    Enrollment,
+    Nonce,
+    Receipt,
+    SignedReport,
+    Token,
+    TokenRequest,
+    Work,
+)
+
+_JOB_LIST = re.compile(r"(?:job-[a-z0-9]{1,64})(?:,job-[a-z0-9]{1,64}){0,255}|")
+
+
+class Agent(msgspec.Struct):
+    """An agent. ``skew_ms`` is its clock minus the coordinator's; ``online`` means seen within two minutes."""
+
+    id: str
+    name: str
+    hostname: str
+    os: str
+    architecture: str
+    address: str
+    version: str
+    skew_ms: int
+    last_seen_at: datetime
+    enrolled_at: datetime
+    retired_at: datetime | None
+    online: bool
+
+
+class CreateToken(Strict):
+    """A one-time enrollment token: what it is for, and how long it may be used (seconds)."""
+
+    note: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    ttl_s: Annotated[int, msgspec.Meta(ge=60, le=30 * 86400)] = 86400
+
+
+class CreatedToken(msgspec.Struct):
+    """A new enrollment token; ``token`` is shown this once."""
+
+    id: str
+    token: str
+    expires_at: str
+
+
+class EnrollmentToken(msgspec.Struct):
+    """An enrollment token without its value."""
+
+    id: str
+    note: str
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_by: str | None
+    used_at: datetime | None
+
+
+class AgentQuery(PageQuery):
+    """Filters of the agent list."""
+
+    name: str | None = None
+
+
+class PollQuery(Strict):
+    """Wait up to ``wait`` seconds. ``boot`` names the agent's process, ``held`` the jobs it has in hand (comma list)."""
+
+    boot: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{8,64}$")]
+    wait: Annotated[float, msgspec.Meta(ge=0, le=55)] = 30
+    held: str = ""
+
+
+async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent]:
+    """List agents, newest first."""
+    where, name = window(call.query), call.query.name
+    async with call.ctx.db.connection() as conn:
+        rows = await store.select(conn, name, where.limit + 1, where.offset, where.after)
+        total = await store.count(conn, name, EXACT_TOTAL + 1)
+    return page_of(rows, total, where, lambda row: Agent(**row), lambda row: (row["enrolled_at"], row["id"]))
+
+
+async def get(call: Call[NoBody, NoQuery]) -> Agent:
+    """Return one agent."""
+    async with call.ctx.db.connection() as conn:
+        row = await store.get(conn, call.path["agent_id"])
+    if row is None:
+        detail = f"there is no agent {call.path['agent_id']}"
+        raise NotFound(detail)
+    return Agent(**row)
+
+
+async def create_token(call: Call[CreateToken, NoQuery]) -> CreatedToken:
+    """Make a one-time enrollment token."""
+    ttl = timedelta(seconds=call.body.ttl_s)
+    async with call.ctx.db.transaction() as tx:
+        token_id, value, ends = await service.create_token(tx, call.actor, call.body.note, ttl, call.request_id)
+    return CreatedToken(token_id, value.reveal(), ends)
+
+
+async def list_tokens(call: Call[NoBody, PageQuery]) -> Page[EnrollmentToken]:
+    """List enrollment tokens, newest first."""
+    where = window(call.query)
+    async with call.ctx.db.connection() as conn:
+        rows = await store.list_tokens(conn, where.limit + 1, where.offset, where.after)
+        total = await store.count_tokens(conn)
+    return page_of(rows, total, where, lambda row: EnrollmentToken(**row), lambda row: (row["created_at"], row["id"]))
+
+
+async def enroll(call: Call[Enrollment, NoQuery]) -> Enrolled:
+    """Register an agent's public keys under a token."""
+    return await service.enroll(call.ctx, call.body, call.request_id)
+
+
+async def nonce(call: Call[NoBody, NoQuery]) -> Nonce:
+    """Give a nonce to sign."""
+    return await service.new_nonce(call.ctx, call.path["agent_id"])
+
+
+async def token(call: Call[TokenRequest, NoQuery]) -> Token:
+    """Give a bearer token for a signed nonce."""
+    return await service.new_session(call.ctx, call.path["agent_id"], call.body)
+
+
+async def work(call: Call[NoBody, PollQuery]) -> Work:
+    """Return due work, or wait for some."""
+    query = call.query
+    if not _JOB_LIST.fullmatch(query.held):
+        raise InvalidInput.of("held", "is not a comma list of at most 256 job ids")
+    held = tuple(query.held.split(",")) if query.held else ()
+    stated = call.headers.get(TIME_HEADER, "")
+    time_ms = int(stated) if stated.isdigit() and len(stated) <= 15 else None  # noqa: PLR2004 - milliseconds, not noise
+    return await service.poll(call.ctx, call.actor.id, query.boot, held, query.wait, time_ms)
+
+
+async def submit_csr(call: Call[CSRSubmission, NoQuery]) -> CSRAnswer:
+    """Take a CSR and answer with the certificate."""
+    return await issuance.submit(call.ctx, call.actor, call.path["job_id"], call.body, call.request_id)
+
+
+async def result(call: Call[SignedReport, NoQuery]) -> Receipt:
+    """Take the signed report of how a job ended."""
+    return Receipt(await bindings.take_report(call.ctx, call.actor, call.path["job_id"], call.body, call.request_id))
+
+
+_ONE = "/api/v1/agents/{agent_id}"
+_JOB = f"{_ONE}/jobs/{{job_id}}"
+_TOKENS = "/api/v1/enrollment-tokens"
+
+ROUTES = [
+    Route("GET", "/api/v1/agents", list_agents, Permission.READ, "List agents", Page[Agent], query=AgentQuery),
+    Route("GET", _ONE, get, Permission.READ, "Get an agent", Agent, errors=(NotFound,)),
+    Route(
+        "POST",
+        "/api/v1/agents",
+        enroll,
+        Access.OPEN,
+        "Enroll an agent (the token in the body is the credential)",
+        Enrolled,
+        request=Enrollment,
+        status=201,
+        errors=(Unauthenticated, Conflict, Gone),
+    ),
+    Route("POST", f"{_ONE}/nonce", nonce, Access.OPEN, "A nonce to sign", Nonce, errors=(NotFound, Gone)),
+    Route(
+        "POST",
+        f"{_ONE}/token",
+        token,
+        Access.OPEN,
+        "A bearer token for a signed nonce",
+        Token,
+        request=TokenRequest,
+        errors=(Unauthenticated, NotFound, Gone),
+    ),
+    Route("GET", f"{_ONE}/work", work, Access.AGENT, "Poll for work", Work, query=PollQuery, errors=(Gone,)),
+    Route(
+        "POST",
+        f"{_JOB}/csr",
+        submit_csr,
+        Access.AGENT,
+        "Submit a CSR",
+        CSRAnswer,
+        request=CSRSubmission,
+        errors=(NotFound, StaleLease, Refused, Gone),
+    ),
+    Route(
+        "POST",
+        f"{_JOB}/result",
+        result,
+        Access.AGENT,
+        "Report how a job ended",
+        Receipt,
+        request=SignedReport,
+        errors=(NotFound, StaleLease, Unauthenticated, Gone),
+    ),
+    Route(
+        "POST",
+        _TOKENS,
+        create_token,
+        Permission.ENROLLMENT,
+        "Make a one-time enrollment token",
+        CreatedToken,
+        request=CreateToken,
+        status=201,
+    ),
+    Route(
+        "GET",
+        _TOKENS,
+        list_tokens,
+        Permission.ENROLLMENT,
+        "List enrollment tokens",
+        Page[EnrollmentToken],
+        query=PageQuery,
+    ),
+]

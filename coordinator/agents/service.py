@@ -1,0 +1,196 @@
+"""How an agent becomes known, shows who it is, and is given work.
+
+Enrollment stores public keys only, so repeating it after a lost answer is harmless. A signed nonce gives a bearer token
+for an hour; only the token's digest is stored. The poll is the heartbeat.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from coordinator.access import service as access
+from coordinator.agents import store
+from coordinator.audit import service as audit
+from coordinator.database import driver
+from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Record as Row
+from coordinator.jobs import service as jobs
+from coordinator.web.table import Actor
+from core.crash import crash_point
+from core.errors import Conflict, Gone, InvalidInput, NotFound, Unauthenticated
+from core.identity import check_public_key, nonce_message, verify
+from core.ids import new_id
+from core.secret import Secret
+from core.wire import Enrolled, Enrollment, Metadata, Nonce, Token, TokenRequest, Work
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+TOKEN_PREFIX = "cte_"  # noqa: S105 - the prefix of enrollment tokens, not one of them
+SESSION = timedelta(hours=1)
+NONCE = timedelta(minutes=1)
+NONCE_BYTES = 32
+MOST_SKEW_MS = 120_000
+_TEXT_LIMIT = 255
+
+
+async def create_token(
+    tx: Transaction, actor: Actor, note: str, ttl: timedelta, request_id: str
+) -> tuple[str, Secret[str], str]:
+    """Make a one-time enrollment token; return id, value (shown this once) and end."""
+    token_id, value = new_id("tok"), access.new_credential(TOKEN_PREFIX)
+    ends = await store.insert_token(tx, token_id, access.digest(value.reveal()), note, str(actor), ttl)
+    await audit.record(
+        tx,
+        actor,
+        "enrollment_token.created",
+        "enrollment_token",
+        token_id,
+        {"note": note, "expires_at": ends},
+        request_id,
+    )
+    return token_id, value, ends.isoformat()
+
+
+async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled:
+    """Register an agent's public keys under a token.
+
+    Raises ``Unauthenticated`` for a token that is unknown, used or too old, ``InvalidInput`` for malformed keys or a clock
+    that is off, ``Conflict`` for a name in use.
+    """
+    identity_key = check_public_key(message.identity_key, field="identity_key")
+    sealing_key = check_public_key(message.sealing_key, field="sealing_key")
+    name = _text(message.name, "name")
+    if not name:
+        raise InvalidInput.of("name", "is empty; set CERTCTL_AGENT_NAME")
+    async with ctx.db.transaction() as tx:
+        known = await store.by_identity(tx, identity_key)
+        token_id = await _check_token(ctx, tx, message.token, known["id"] if known else "")
+        if known:
+            return _known(known)
+        skew_ms = await _checked_skew(tx, message.time_ms)
+        agent_id = new_id("ag")
+        row = {"id": agent_id, "name": name, "identity_key": identity_key, "sealing_key": sealing_key}
+        metadata = dict(zip(Metadata.__struct_fields__, _metadata(message.metadata), strict=True))
+        try:
+            await store.insert(tx, {**row, **metadata, "skew_ms": skew_ms})
+        except driver.UniqueViolation as error:
+            detail = f"an agent named {name!r} is enrolled already with another key; choose another CERTCTL_AGENT_NAME"
+            raise Conflict(detail) from error
+        if token_id:
+            await store.use_token(tx, token_id, agent_id)
+        details = {"name": name, "token_id": token_id or "static", **metadata}
+        actor = Actor(kind="agent", id=agent_id)
+        await audit.record(tx, actor, "agent.enrolled", "agent", agent_id, details, request_id)
+        crash_point("enrollment.stored")
+    return Enrolled(agent_id, name)
+
+
+def _known(row: Row) -> Enrolled:
+    if row["retired_at"] is not None:
+        detail = f"agent {row['id']} was retired; remove its state folder to enroll it as a new one"
+        raise Gone(detail)
+    return Enrolled(row["id"], row["name"])
+
+
+async def _check_token(ctx: Context, tx: Transaction, token: str, known_agent: str) -> str:
+    """Return the one-time token's id, or nothing for the static one."""
+    static = ctx.settings.bootstrap_token
+    if static and hmac.compare_digest(static.reveal().encode(), token.encode()):
+        return ""
+    row = await store.token(tx, access.digest(token))
+    if row is None or (row["used_by"] and row["used_by"] != known_agent):
+        detail = "this enrollment token is not known or was used; make a new one: certctl enrollment-tokens create"
+        raise Unauthenticated(detail)
+    if row["expired"] and not row["used_by"]:
+        detail = "this enrollment token has expired; make a new one: certctl enrollment-tokens create"
+        raise Unauthenticated(detail)
+    return str(row["id"])
+
+
+async def _checked_skew(tx: Transaction, time_ms: int) -> int:
+    skew_ms = time_ms - int((await store.now(tx)).timestamp() * 1000)
+    if abs(skew_ms) > MOST_SKEW_MS:
+        way = "ahead of" if skew_ms > 0 else "behind"
+        problem = f"shows a clock {abs(skew_ms) / 1000:.0f} s {way} the coordinator's; set the host's clock (NTP) and enroll again"
+        raise InvalidInput.of("time_ms", problem)
+    return skew_ms
+
+
+def _text(value: str, field: str) -> str:
+    if len(value) > _TEXT_LIMIT or any(ord(c) < 32 for c in value):  # noqa: PLR2004 - control characters
+        raise InvalidInput.of(field, f"is longer than {_TEXT_LIMIT} characters or holds control characters")
+    return value
+
+
+def _metadata(metadata: Metadata) -> list[str]:
+    return [_text(getattr(metadata, field), f"metadata.{field}") for field in Metadata.__struct_fields__]
+
+
+async def new_nonce(ctx: Context, agent_id: str) -> Nonce:
+    """Return a nonce to sign; raise ``NotFound`` for an unknown agent and ``Gone`` for a retired one."""
+    nonce = os.urandom(NONCE_BYTES)
+    async with ctx.db.transaction() as tx:
+        await _identity(tx, agent_id)
+        await store.insert_nonce(tx, access.digest(nonce.hex()), agent_id, NONCE)
+    return Nonce(nonce)
+
+
+async def _identity(conn: Connection, agent_id: str) -> bytes:
+    row = await store.identity(conn, agent_id)
+    if row is None:
+        detail = f"there is no agent {agent_id}; enroll first"
+        raise NotFound(detail)
+    if row["retired_at"] is not None:
+        detail = f"agent {agent_id} was retired"
+        raise Gone(detail)
+    return bytes(row["identity_key"])
+
+
+async def identity_key(conn: Connection, agent_id: str) -> bytes:
+    """Return the public key that checks an agent's signatures."""
+    return await _identity(conn, agent_id)
+
+
+async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Token:
+    """Give a bearer token for a signed nonce; a nonce works once."""
+    async with ctx.db.transaction() as tx:
+        public_key = await _identity(tx, agent_id)
+        fresh = await store.take_nonce(tx, access.digest(request.nonce.hex()), agent_id)
+    # The nonce is used up even when the signature is wrong: nobody gets a second try on it.
+    verify(public_key, request.signature, nonce_message(agent_id, request.nonce))
+    if not fresh:
+        detail = "this nonce is not known, was used or is older than a minute; ask for a new one"
+        raise Unauthenticated(detail)
+    value = access.new_credential(access.AGENT_PREFIX)
+    async with ctx.db.transaction() as tx:
+        await store.insert_session(tx, access.digest(value.reveal()), agent_id, SESSION)
+        await store.set_metadata(tx, agent_id, _metadata(request.metadata))
+    return Token(value.reveal(), int(SESSION.total_seconds()))
+
+
+async def poll(
+    ctx: Context, agent_id: str, boot: str, held: tuple[str, ...], wait_s: float, time_ms: int | None
+) -> Work:
+    """Return this agent's due work; wait for some up to ``wait_s`` when there is none."""
+    deadline = time.monotonic() + wait_s
+    with ctx.db.wakeups.subscribe(jobs.agent_topic(agent_id)) as waiter:
+        while True:
+            async with ctx.db.transaction() as tx:
+                await store.touch(tx, agent_id, time_ms)
+                items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
+                next_s = None if items else await jobs.seconds_to_next(tx, agent_id)
+            left = deadline - time.monotonic()
+            if items or left <= 0 or ctx.stopping:
+                return Work(items)
+            await waiter.wait(left if next_s is None else min(left, max(next_s, 0.005)))
+
+
+async def purge(ctx: Context) -> None:
+    """Remove nonces and sessions that have expired."""
+    async with ctx.db.transaction() as tx:
+        await store.purge(tx)

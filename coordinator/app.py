@@ -1,0 +1,61 @@
+"""Wires the rooms together, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from quart import Quart
+
+from coordinator.access import routes as access
+from coordinator.agents import routes as agents
+from coordinator.audit import routes as audit
+from coordinator.certificates import routes as certificates
+from coordinator.issuers import routes as issuers
+from coordinator.jobs import routes as jobs
+from coordinator.profiles import routes as profiles
+from coordinator.targets import routes as targets
+from coordinator.web import openapi, system
+from coordinator.web.dispatch import register
+from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+
+async def serve_openapi(call: Call[NoBody, NoQuery]) -> Raw:
+    """Return the OpenAPI 3.1 document of every route."""
+    return Raw(msgspec.json.encode(openapi.document(ROUTES, call.ctx.settings.url)), "application/json")
+
+
+ROUTES: list[Route] = [
+    *system.ROUTES,
+    Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
+    *access.ROUTES,
+    *certificates.ROUTES,
+    *targets.ROUTES,
+    *agents.ROUTES,
+    *jobs.ROUTES,
+    *profiles.ROUTES,
+    *issuers.ROUTES,
+    *audit.ROUTES,
+]
+"""The one route table: dispatch, permissions and the OpenAPI document come from it."""
+
+
+def create_app(ctx: Context) -> Quart:
+    """Return the application that listens on HTTPS."""
+    return _app(ctx, ROUTES)
+
+
+def create_pki_app(ctx: Context) -> Quart:
+    """Return the application for relying parties, which listens on plain HTTP."""
+    return _app(ctx, issuers.PUBLIC_ROUTES)
+
+
+def _app(ctx: Context, routes: list[Route]) -> Quart:
+    app = Quart("coordinator", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = ctx.settings.max_body_bytes
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    register(app, ctx, routes)
+    return app

@@ -1,0 +1,196 @@
+"""Intent and its pursuit: what each holder and target should have, turned into jobs until they have it.
+
+``holders`` say which agent keeps a key and when its certificate is due; ``bindings`` say what each target should serve and
+what it was seen to serve. Every change queues the jobs that follow from it in its own transaction; ``reconcile`` is the
+net beneath, which finds any gap that no live job is closing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from coordinator.access.service import SYSTEM
+from coordinator.agents import service as agents
+from coordinator.audit import service as audit
+from coordinator.bindings import store
+from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Record as Row
+from coordinator.jobs import service as jobs
+from coordinator.web.table import Actor
+from core.crash import crash_point
+from core.errors import InvalidInput, Refused
+from core.identity import verify
+from core.renewal import retry_delay
+from core.states import JobKind
+from core.wire import REPORT_CONTEXT, Failure, JobReport, SignedReport
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+RENEWALS_TOPIC = "renewals"
+_BATCH = 200
+
+
+@dataclass(frozen=True)
+class IssuedVersion:
+    """What this room needs to know of a new version."""
+
+    id: str
+    certificate_id: str
+    agent_id: str
+    run_id: str
+    renew_at: datetime | None
+
+
+async def bind(conn: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
+    """Say who wants the certificate."""
+    await store.bind(conn, certificate_id, target_ids, agent_ids)
+
+
+async def request_issuance(conn: Transaction, certificate_id: str, trigger: str) -> list[str]:
+    """Queue an issuance for every holder and return the job ids; a holder whose issuance is in hand joins that one."""
+    in_hand = await jobs.renewals_in_hand(conn, certificate_id)
+    job_ids: list[str] = []
+    for agent_id in await store.holder_agents(conn, certificate_id):
+        run_id = job_ids[0] if job_ids else ""
+        job_id = in_hand.get(agent_id)
+        job_id = job_id or await jobs.queue_issuance(conn, certificate_id, agent_id, trigger, run_id=run_id)
+        if job_id:
+            job_ids.append(job_id)
+    return job_ids
+
+
+async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
+    """Make a new version what its holder's targets want, and queue their deployments."""
+    bindings = await store.set_version(conn, version.certificate_id, version.agent_id, version.id, version.renew_at)
+    await jobs.cancel_deployments(conn, version.certificate_id, version.agent_id)
+    for binding in bindings:
+        await jobs.queue_deployment(conn, binding, "issued", version.run_id)
+    conn.wake(RENEWALS_TOPIC)
+
+
+async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedReport, request_id: str) -> str:
+    """Store how a job ended, as its agent signed it, and queue what follows; return the job's state.
+
+    Raises ``Unauthenticated`` for a signature that does not fit, ``InvalidInput`` for a report about something else,
+    ``StaleLease`` when the job ended or was leased anew meanwhile.
+    """
+    async with ctx.db.transaction() as conn:
+        job = await jobs.lock_for_worker(conn, job_id, actor.id)
+        report = await _verified(conn, actor, job_id, signed)
+        jobs.check_lease(job, report.lease_epoch)
+        evidence = msgspec.to_builtins(signed)
+        if report.failure is None:
+            await _served(conn, job, report, evidence)
+        else:
+            await _failed(conn, job, report, evidence)
+        details = {"job_id": job_id, "target_id": job["target_id"], "outcome": report.outcome}
+        if report.failure:
+            details |= {"step": report.failure.step, "cause": report.failure.cause, "undo": report.undo}
+        action = f"{job['kind']}.{'failed' if report.failure else 'served'}"
+        await audit.record(conn, actor, action, "certificate", job["certificate_id"], details, request_id)
+        crash_point("report.stored")
+    return "Failed" if report.failure else "Completed"
+
+
+async def _verified(conn: Transaction, actor: Actor, job_id: str, signed: SignedReport) -> JobReport:
+    verify(await agents.identity_key(conn, actor.id), signed.signature, REPORT_CONTEXT + signed.payload)
+    try:
+        report = msgspec.json.decode(signed.payload, type=JobReport)
+    except msgspec.MsgspecError as error:
+        raise InvalidInput.of("payload", f"is not a job report: {error}") from error
+    if (report.agent_id, report.job_id) != (actor.id, job_id):
+        raise InvalidInput.of("payload", "reports another job or another agent than the path names")
+    if (report.outcome == "failed") != (report.failure is not None):
+        raise InvalidInput.of("payload", "must hold a failure exactly when its outcome is 'failed'")
+    return report
+
+
+async def _served(conn: Transaction, job: Row, report: JobReport, evidence: dict[str, object]) -> None:
+    if job["kind"] != JobKind.DEPLOYMENT:
+        detail = "an issuance ends with a certificate, not with a report of success; submit the CSR"
+        raise Refused(detail)
+    wanted = await store.fingerprint_of(conn, job["version_id"])
+    if report.served_fingerprint != wanted:
+        raise InvalidInput.of("payload.served_fingerprint", f"is not that of the version to be served ({wanted})")
+    await jobs.complete(conn, job, report.steps, evidence)
+    await store.set_served(conn, job["certificate_id"], job["target_id"], job["version_id"])
+
+
+async def _failed(conn: Transaction, job: Row, report: JobReport, evidence: dict[str, object] | None) -> None:
+    failure = report.failure
+    assert failure is not None  # noqa: S101 - take_report looked
+    await jobs.fail(conn, job, failure, report.steps, evidence)
+    await _try_again(conn, job, failure)
+
+
+async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
+    """Queue the next attempt; it waits longer with every failure in a row."""
+    attempt = job["attempt"] + 1
+    if job["kind"] == JobKind.ISSUANCE:
+        holder = await store.holder_failed(conn, job["certificate_id"], job["agent_id"], failure.cause)
+        if holder is not None:
+            delay = retry_delay(holder["failures"], timedelta(seconds=holder["lifetime_s"]))
+            certificate_id, agent_id = job["certificate_id"], job["agent_id"]
+            await jobs.queue_issuance(
+                conn, certificate_id, agent_id, "retry", run_id=job["run_id"], attempt=attempt, delay=delay
+            )
+        return
+    binding = await store.binding_failed(conn, job["certificate_id"], job["target_id"], failure.cause)
+    if binding is not None:
+        delay = retry_delay(binding["failures"], timedelta(seconds=binding["lifetime_s"]))
+        await jobs.queue_deployment(conn, binding, "retry", job["run_id"], attempt=attempt, delay=delay)
+
+
+async def renew_due(ctx: Context) -> int:
+    """Queue issuances for certificates that fell due; return how many. Any replica may run it at any time."""
+    async with ctx.db.transaction() as conn:
+        holders = await store.due_holders(conn, ctx.clock.now(), _BATCH)
+        for holder in holders:
+            job_id = await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "due")
+            details = {"agent_id": holder["agent_id"], "job_id": job_id}
+            await audit.record(conn, SYSTEM, "certificate.due", "certificate", holder["certificate_id"], details)
+        crash_point("renewal.queued")
+    return len(holders)
+
+
+async def next_due(conn: Connection) -> datetime | None:
+    """Return when the next certificate falls due."""
+    return await store.next_due(conn)
+
+
+async def reconcile(ctx: Context) -> int:
+    """Queue a job for every gap that none is closing, and end attempts whose agent went silent; return how many."""
+    async with ctx.db.transaction() as conn:
+        silent = await jobs.expired_leases(conn, _BATCH)
+        for job in silent:
+            failure = Failure(
+                "report", "the agent stopped reporting while it worked on this; is it running and connected?"
+            )
+            await jobs.fail(conn, job, failure)
+            await _try_again(conn, job, failure)
+            details = {"job_id": job["id"], "cause": failure.cause}
+            await audit.record(conn, SYSTEM, "deployment.failed", "certificate", job["certificate_id"], details)
+        unissued = await store.unissued_holders(conn, _BATCH)
+        for holder in unissued:
+            await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "reconciled")
+        unserved = await store.unserved_bindings(conn, _BATCH)
+        for binding in unserved:
+            await jobs.queue_deployment(conn, binding, "reconciled", await jobs.new_run(conn, binding))
+        crash_point("reconcile.queued")
+    return len(silent) + len(unissued) + len(unserved)
+
+
+async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the holders of some certificates with their newest versions."""
+    return await store.holders_of(conn, certificate_ids)
+
+
+async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the bindings of some certificates."""
+    return await store.bindings_of(conn, certificate_ids)

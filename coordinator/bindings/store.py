@@ -1,0 +1,187 @@
+"""SQL of holders and bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
+
+
+async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
+    """Say that these targets want the certificate, and that these agents hold a key for it."""
+    await conn.execute(
+        "INSERT INTO holders (certificate_id, agent_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+        certificate_id,
+        agent_ids,
+    )
+    await conn.execute(
+        "INSERT INTO bindings (certificate_id, target_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+        certificate_id,
+        target_ids,
+    )
+
+
+async def holder_agents(conn: Connection, certificate_id: str) -> list[str]:
+    """Return the agents that hold a key for the certificate, in a fixed order."""
+    rows = await conn.fetch("SELECT agent_id FROM holders WHERE certificate_id = $1 ORDER BY agent_id", certificate_id)
+    return [row["agent_id"] for row in rows]
+
+
+async def set_version(
+    conn: Connection, certificate_id: str, agent_id: str, version_id: str, renew_at: datetime | None
+) -> list[Row]:
+    """Make a version the holder's newest and what its targets want; return those bindings."""
+    await conn.execute(
+        """
+        UPDATE holders SET version_id = $3, renew_at = $4, failures = 0, reason = ''
+        WHERE certificate_id = $1 AND agent_id = $2
+        """,
+        certificate_id,
+        agent_id,
+        version_id,
+        renew_at,
+    )
+    return await conn.fetch(
+        """
+        UPDATE bindings SET desired_version_id = $3, failures = 0, reason = 'deployment is queued'
+        FROM targets WHERE targets.id = bindings.target_id AND certificate_id = $1 AND targets.agent_id = $2
+        RETURNING certificate_id, target_id, agent_id, desired_version_id
+        """,
+        certificate_id,
+        agent_id,
+        version_id,
+    )
+
+
+async def set_served(conn: Connection, certificate_id: str, target_id: str, version_id: str) -> None:
+    """Note that a target was seen to serve a version."""
+    await conn.execute(
+        """
+        UPDATE bindings SET served_version_id = $3, served_at = now(), failures = 0,
+          reason = CASE WHEN desired_version_id = $3 THEN '' ELSE reason END
+        WHERE certificate_id = $1 AND target_id = $2
+        """,
+        certificate_id,
+        target_id,
+        version_id,
+    )
+
+
+async def binding_failed(conn: Connection, certificate_id: str, target_id: str, reason: str) -> Row | None:
+    """Count a failed deployment; return the binding with what its certificate's lifetime is."""
+    return await conn.fetchrow(
+        """
+        UPDATE bindings SET failures = failures + 1, reason = $3 FROM targets, certificates
+        WHERE targets.id = bindings.target_id AND certificates.id = bindings.certificate_id
+          AND certificate_id = $1 AND target_id = $2
+        RETURNING certificate_id, target_id, targets.agent_id, desired_version_id, failures, lifetime_s
+        """,
+        certificate_id,
+        target_id,
+        reason,
+    )
+
+
+async def holder_failed(conn: Connection, certificate_id: str, agent_id: str, reason: str) -> Row | None:
+    """Count a failed issuance; return the holder with the certificate's lifetime."""
+    return await conn.fetchrow(
+        """
+        UPDATE holders SET failures = failures + 1, reason = $3 FROM certificates
+        WHERE certificates.id = holders.certificate_id AND certificate_id = $1 AND agent_id = $2
+        RETURNING failures, lifetime_s
+        """,
+        certificate_id,
+        agent_id,
+        reason,
+    )
+
+
+async def due_holders(conn: Connection, now: datetime, limit: int) -> list[Row]:
+    """Return holders whose certificate is due and that no live issuance job serves, locked."""
+    return await conn.fetch(
+        """
+        SELECT certificate_id, agent_id FROM holders
+        WHERE renew_at <= $1 AND NOT EXISTS (
+          SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
+            AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
+        ORDER BY renew_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        now,
+        limit,
+    )
+
+
+async def next_due(conn: Connection) -> datetime | None:
+    """Return the earliest moment at which a holder without a live issuance job falls due."""
+    moment: datetime | None = await conn.fetchval(
+        """
+        SELECT renew_at FROM holders
+        WHERE renew_at IS NOT NULL AND NOT EXISTS (
+          SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
+            AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
+        ORDER BY renew_at LIMIT 1
+        """
+    )
+    return moment
+
+
+async def unissued_holders(conn: Connection, limit: int) -> list[Row]:
+    """Return holders that have nothing yet and that no live issuance job serves, locked."""
+    return await conn.fetch(
+        """
+        SELECT certificate_id, agent_id FROM holders
+        WHERE version_id IS NULL AND NOT EXISTS (
+          SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
+            AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
+        LIMIT $1 FOR UPDATE SKIP LOCKED
+        """,
+        limit,
+    )
+
+
+async def unserved_bindings(conn: Connection, limit: int) -> list[Row]:
+    """Return bindings that want another version than they serve and that no live job serves, locked."""
+    return await conn.fetch(
+        """
+        SELECT bindings.certificate_id, bindings.target_id, targets.agent_id, desired_version_id
+        FROM bindings JOIN targets ON targets.id = bindings.target_id
+        WHERE desired_version_id IS NOT NULL AND desired_version_id IS DISTINCT FROM served_version_id AND NOT EXISTS (
+          SELECT FROM jobs WHERE jobs.certificate_id = bindings.certificate_id AND jobs.target_id = bindings.target_id
+            AND kind = 'deployment' AND state IN ('Pending', 'Running'))
+        LIMIT $1 FOR UPDATE OF bindings SKIP LOCKED
+        """,
+        limit,
+    )
+
+
+async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the bindings of some certificates."""
+    return await conn.fetch(
+        """
+        SELECT certificate_id, target_id, targets.name AS target_name, targets.agent_id, desired_version_id,
+          served_version_id, served_at, failures, reason
+        FROM bindings JOIN targets ON targets.id = bindings.target_id
+        WHERE certificate_id = ANY($1) ORDER BY certificate_id, target_id
+        """,
+        certificate_ids,
+    )
+
+
+async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the holders of some certificates with what their newest version says."""
+    return await conn.fetch(
+        """
+        SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation, serial,
+          fingerprint, not_before, not_after, revoked_at
+        FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
+        WHERE holders.certificate_id = ANY($1) ORDER BY holders.certificate_id, holders.agent_id
+        """,
+        certificate_ids,
+    )
+
+
+async def fingerprint_of(conn: Connection, version_id: str) -> str:
+    """Return the fingerprint that a target serving this version shows."""
+    return str(await conn.fetchval("SELECT fingerprint FROM certificate_versions WHERE id = $1", version_id))

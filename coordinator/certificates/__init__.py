@@ -1,0 +1,1 @@
+"""The inventory: which certificates are wanted, and how each one stands."""

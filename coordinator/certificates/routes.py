@@ -1,0 +1,218 @@
+"""Certificates: list, get, create, versions, renew."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from coordinator.certificates import service, store
+from coordinator.certificates.status import Status
+from coordinator.database.driver import Record as Row
+from coordinator.profiles.service import Lifetime
+from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from core.certificates import chain_to_pem
+from core.errors import Conflict, NotFound, Refused
+from core.keys import KeyAlgorithm
+
+Short = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class Certificate(msgspec.Struct):
+    """What is wanted and how it stands; ``status`` has two axes, life and service."""
+
+    id: str
+    name: str
+    common_name: str
+    sans: list[str]
+    profile_id: str
+    issuer_id: str
+    renewal_policy_id: str
+    owner_id: str
+    team_id: str
+    environment: str
+    tags: dict[str, str]
+    key_algorithm: str
+    lifetime_s: int
+    created_at: datetime
+    updated_at: datetime
+    status: Status
+
+
+class CreateCertificate(Strict):
+    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
+
+    common_name: str
+    sans: tuple[str, ...] = ()
+    id: str | None = None
+    name: Short = ""
+    profile_id: str = "prof-default"
+    issuer_id: str | None = None
+    renewal_policy_id: str = "rp-default"
+    owner_id: str = "default"
+    team_id: str = "default"
+    environment: Short = ""
+    tags: dict[Short, Annotated[str, msgspec.Meta(max_length=1000)]] = msgspec.field(default_factory=dict)
+    key_algorithm: KeyAlgorithm | None = None
+    lifetime_s: Lifetime | None = None
+    target_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=500)] = ()
+    agent_id: str | None = None
+
+
+class Created(msgspec.Struct):
+    """A new certificate and the jobs that its issuance started with; the first one's id names the run to follow."""
+
+    certificate: Certificate
+    job_ids: list[str]
+
+
+class Renewal(msgspec.Struct):
+    """The issuance jobs of a renewal; ``run_id`` is what to follow."""
+
+    certificate_id: str
+    job_ids: list[str]
+    run_id: str
+
+
+class Version(msgspec.Struct):
+    """One issued certificate; ``pem`` is leaf first, without the root."""
+
+    id: str
+    certificate_id: str
+    generation: int
+    holder: str
+    issuer_id: str
+    serial: str
+    fingerprint: str
+    spki_sha256: str
+    key_algorithm: str
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None
+    created_at: datetime
+    pem: str
+
+
+class CertificateQuery(PageQuery):
+    """Filters of the certificate list."""
+
+    common_name: str | None = None
+    environment: str | None = None
+    agent_id: str | None = None
+
+
+def _shape(row: Row, status: Status) -> Certificate:
+    fields = dict(row.items())
+    names = fields.pop("names")
+    return Certificate(**fields, sans=[name["value"] for name in names], status=status)
+
+
+def _version(row: Row) -> Version:
+    fields = dict(row.items())
+    pem = chain_to_pem((fields.pop("der"), *fields.pop("issuers"))).decode()
+    return Version(**fields, pem=pem)
+
+
+async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certificate]:
+    """List certificates, newest first."""
+    where, query = window(call.query), call.query
+    filters = {name: getattr(query, name) for name in ("common_name", "environment", "agent_id")}
+    async with call.ctx.db.connection() as conn:
+        rows = await store.select(conn, filters, where.limit + 1, where.offset, where.after)
+        total = await store.count(conn, filters, EXACT_TOTAL + 1)
+        stand = await service.statuses(call.ctx, conn, [row["id"] for row in rows])
+    return page_of(
+        rows, total, where, lambda row: _shape(row, stand[row["id"]]), lambda row: (row["created_at"], row["id"])
+    )
+
+
+async def get(call: Call[NoBody, NoQuery]) -> Certificate:
+    """Return one certificate."""
+    return await _get(call, call.path["certificate_id"])
+
+
+async def _get(call: Call[NoBody, NoQuery] | Call[CreateCertificate, NoQuery], certificate_id: str) -> Certificate:
+    async with call.ctx.db.connection() as conn:
+        row = await store.get(conn, certificate_id)
+        if row is None:
+            detail = f"there is no certificate {certificate_id}"
+            raise NotFound(detail)
+        stand = await service.statuses(call.ctx, conn, [certificate_id])
+    return _shape(row, stand[certificate_id])
+
+
+async def create(call: Call[CreateCertificate, NoQuery]) -> Created:
+    """Take a certificate into the inventory."""
+    wish = msgspec.convert(msgspec.to_builtins(call.body), service.Wish)
+    certificate_id, job_ids = await service.create(call.ctx, call.actor, wish, call.request_id)
+    return Created(await _get(call, certificate_id), job_ids)
+
+
+async def list_versions(call: Call[NoBody, PageQuery]) -> Page[Version]:
+    """List what was issued, newest first."""
+    where, certificate_id = window(call.query), call.path["certificate_id"]
+    async with call.ctx.db.connection() as conn:
+        if await store.get(conn, certificate_id) is None:
+            detail = f"there is no certificate {certificate_id}"
+            raise NotFound(detail)
+        rows = await store.versions(conn, certificate_id, where.limit + 1, where.offset, where.after)
+        total = await store.count_versions(conn, certificate_id)
+    return page_of(rows, total, where, _version, lambda row: (row["created_at"], row["id"]))
+
+
+async def renew(call: Call[NoBody, NoQuery]) -> Renewal:
+    """Renew now."""
+    certificate_id = call.path["certificate_id"]
+    job_ids = await service.renew(call.ctx, call.actor, certificate_id, call.request_id)
+    async with call.ctx.db.connection() as conn:
+        run_id = await service.run_of(conn, job_ids[0])
+    return Renewal(certificate_id, job_ids, run_id)
+
+
+_ONE = "/api/v1/certificates/{certificate_id}"
+
+ROUTES = [
+    Route(
+        "GET",
+        "/api/v1/certificates",
+        list_certificates,
+        Permission.READ,
+        "List certificates",
+        Page[Certificate],
+        query=CertificateQuery,
+    ),
+    Route(
+        "POST",
+        "/api/v1/certificates",
+        create,
+        Permission.CERTIFICATES_WRITE,
+        "Add a certificate",
+        Created,
+        request=CreateCertificate,
+        status=201,
+        errors=(Conflict, Refused),
+    ),
+    Route("GET", _ONE, get, Permission.READ, "Get a certificate", Certificate, errors=(NotFound,)),
+    Route(
+        "GET",
+        f"{_ONE}/versions",
+        list_versions,
+        Permission.READ,
+        "List issued versions",
+        Page[Version],
+        query=PageQuery,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/renew",
+        renew,
+        Permission.CERTIFICATES_WRITE,
+        "Renew now",
+        Renewal,
+        status=202,
+        errors=(NotFound, Conflict),
+    ),
+]

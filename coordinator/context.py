@@ -1,0 +1,28 @@
+"""What every room may need, made once at start and passed along; there are no module globals that hold state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from connectors.issuers.local import LocalIssuer
+from coordinator.database.pool import Database
+from coordinator.settings import Settings
+from core.clock import Clock
+from core.sealing import Sealer
+
+
+@dataclass
+class Context:
+    """The coordinator's ports and settings.
+
+    ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root that
+    callers pin, empty when the operator brought a certificate of their own.
+    """
+
+    settings: Settings
+    db: Database
+    clock: Clock
+    sealer: Sealer
+    server_root: bytes = b""
+    stopping: bool = False
+    signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)

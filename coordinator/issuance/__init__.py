@@ -1,0 +1,1 @@
+"""The one gate: the only road from a CSR to a certificate."""

@@ -1,0 +1,248 @@
+"""From a CSR to a certificate, once.
+
+1. One transaction checks who asks and what for (lease, names, key, profile), chooses the serial number and stores the
+   intent; the job becomes AwaitingCA.
+2. The authority signs exactly that. Of the CSR nothing but the public key comes through.
+3. One transaction stores the version, answers the request, ends the job and makes the version wanted by its targets.
+
+A crash after step 1 is finished by the agent's repeated submission or by the recovery loop, with the same serial number,
+so one request never has two released versions, and every signature ever made has a known serial number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import structlog
+
+from connectors.issuers.base import Order
+from connectors.issuers.local import LocalIssuer, usage_oids
+from coordinator.audit import service as audit
+from coordinator.bindings import service as bindings
+from coordinator.database.connection import Transaction
+from coordinator.database.driver import Record as Row
+from coordinator.issuance import store
+from coordinator.issuers import service as issuers
+from coordinator.jobs import service as jobs
+from coordinator.profiles import service as profiles
+from coordinator.web.table import Actor
+from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
+from core.crash import crash_point
+from core.csr import CSRFacts, read_csr
+from core.errors import CertctlError, Conflict, FieldError, NotFound, Refused
+from core.ids import new_id
+from core.names import Name
+from core.renewal import backdating, renew_at
+from core.states import JobKind, JobState
+from core.wire import CSRAnswer, CSRSubmission, Step
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+log = structlog.get_logger()
+_BATCH = 100
+
+
+class _Signed(NamedTuple):
+    """What step 2 hands to step 3."""
+
+    der: bytes
+    authority: LocalIssuer
+    ms: float
+
+
+async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmission, request_id: str) -> CSRAnswer:
+    """Take an agent's CSR for a job and return the certificate; the same CSR again gets the same answer.
+
+    Raises ``NotFound`` for a job that is not this agent's, ``StaleLease``, ``InvalidInput`` for an unreadable CSR or a weak
+    key, ``Refused`` for names or a key other than wanted and for what the profile forbids. None of these changes anything.
+    """
+    async with ctx.db.transaction() as tx:
+        job = await jobs.lock_for_worker(tx, job_id, actor.id)
+        request = await store.request_of_job(tx, job_id)
+        facts, _ = read_csr(submission.csr)
+        if request is None:
+            await _accept(ctx, tx, actor, job, submission, facts, request_id)
+        elif request["spki_sha256"] != facts.spki_sha256:
+            detail = f"job {job_id} was answered with another key already; use the key that was submitted first"
+            raise Conflict(detail)
+    crash_point("issuance.intent")
+    return await _finish(ctx, actor, job_id, request_id)
+
+
+async def _accept(
+    ctx: Context, tx: Transaction, actor: Actor, job: Row, submission: CSRSubmission, facts: CSRFacts, request_id: str
+) -> None:
+    """Step 1 for a new request."""
+    jobs.check_lease(job, submission.lease_epoch)
+    if job["kind"] != JobKind.ISSUANCE:
+        detail = f"job {job['id']} is a {job['kind']} and takes no CSR"
+        raise Conflict(detail)
+    certificate = await store.wanted(tx, job["certificate_id"])
+    assert certificate is not None  # noqa: S101 - the job's foreign key
+    await _check(tx, certificate, job["agent_id"], facts)
+    authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
+    not_before, not_after = _validity(ctx, certificate["lifetime_s"], authority)
+    request = {
+        "id": new_id("req"),
+        "source": "agent",
+        "requester": str(actor),
+        "certificate_id": certificate["id"],
+        "job_id": job["id"],
+        "issuer_id": certificate["issuer_id"],
+        "issuer_ski": authority.ski,
+        "spki_sha256": facts.spki_sha256,
+        "csr": submission.csr,
+        "state": "signing",
+        "serial": serial_hex(new_serial()),
+        "not_before": not_before,
+        "not_after": not_after,
+    }
+    await store.insert_request(tx, request)
+    steps = [Step("key", submission.key_ms), Step("csr", submission.csr_ms)]
+    await jobs.move(tx, job, JobState.AWAITING_CA, steps)
+    details = {
+        "job_id": job["id"],
+        "serial": request["serial"],
+        "spki_sha256": facts.spki_sha256,
+        "ignored": facts.ignored,
+    }
+    await audit.record(tx, actor, "certificate.csr_accepted", "certificate", certificate["id"], details, request_id)
+
+
+async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> None:
+    """Raise ``Refused`` unless the CSR asks for exactly what is wanted and the profile still allows that."""
+    names = msgspec.convert(certificate["names"], tuple[Name, ...])
+    wrong = [
+        *(
+            FieldError("csr", f"asks for {name}, which the certificate does not have")
+            for name in sorted(facts.names - {*names})
+        ),
+        *(FieldError("csr", f"lacks the name {name}") for name in names if name not in facts.names),
+    ]
+    if facts.common_name and facts.common_name not in {name.value for name in names}:
+        wrong.append(
+            FieldError("csr", f"has the common name {facts.common_name[:80]}, which the certificate does not have")
+        )
+    if facts.key_algorithm != certificate["key_algorithm"]:
+        wrong.append(
+            FieldError("csr", f"holds a key of {facts.key_algorithm}; wanted is {certificate['key_algorithm']}")
+        )
+    if await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder):
+        wrong.append(FieldError("csr", "holds a key that another certificate or another agent uses; make a new one"))
+    if wrong:
+        raise Refused("; ".join(f"the CSR {error.problem}" for error in wrong), errors=tuple(wrong))
+    profile = await profiles.get(tx, certificate["profile_id"])
+    assert profile is not None  # noqa: S101 - the certificate's foreign key
+    profile.check(names, facts.key_algorithm, certificate["lifetime_s"])
+
+
+def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[datetime, datetime]:
+    """Return notBefore, set back a little, and notAfter, never past the authority's own end."""
+    now, lifetime = ctx.clock.now().replace(microsecond=0), timedelta(seconds=lifetime_s)
+    end = min(now + lifetime, authority.certificate.not_valid_after_utc)
+    if end <= now:
+        detail = "the issuing authority has expired; renew it before it can sign again"
+        raise Refused(detail)
+    return now - timedelta(seconds=int(backdating(lifetime).total_seconds())), end
+
+
+async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> CSRAnswer:
+    """Steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
+    async with ctx.db.transaction() as tx:
+        request = await store.request_of_job(tx, job_id, lock=True)
+        if request is None:
+            detail = f"job {job_id} has no request"
+            raise NotFound(detail)
+        if request["state"] == "signing":
+            job = await jobs.lock(tx, job_id)
+            signed = await _sign(ctx, tx, request)
+            crash_point("issuance.signed")
+            version_id = await _store(ctx, tx, job, request, signed)
+            details = {"job_id": job_id, "version_id": version_id, "serial": request["serial"]}
+            await audit.record(
+                tx, actor, "certificate.issued", "certificate", job["certificate_id"], details, request_id
+            )
+        else:
+            version_id = request["version_id"]
+        chain = await store.chain_of(tx, version_id)
+    crash_point("issuance.stored")
+    return CSRAnswer("issued", version_id, chain)
+
+
+async def _sign(ctx: Context, tx: Transaction, request: Row) -> _Signed:
+    certificate = await store.wanted(tx, request["certificate_id"])
+    assert certificate is not None  # noqa: S101 - the request's foreign key
+    profile = await profiles.get(tx, certificate["profile_id"])
+    assert profile is not None  # noqa: S101 - the certificate's foreign key
+    issuer_id, ski = request["issuer_id"], request["issuer_ski"]
+    authority = await issuers.signer(ctx, tx, issuer_id, ski)
+    facts, public_key = read_csr(request["csr"])
+    order = Order(
+        serial=int(request["serial"], 16),
+        common_name=certificate["common_name"],
+        names=tuple(name for name in msgspec.convert(certificate["names"], tuple[Name, ...]) if name in facts.names),
+        public_key=public_key,
+        not_before=request["not_before"],
+        not_after=request["not_after"],
+        extended_key_usages=usage_oids(profile.extended_key_usages),
+        aia_url=issuers.certificate_url(ctx.settings.pki_url, issuer_id, ski),
+        cdp_url=issuers.crl_url(ctx.settings.pki_url, issuer_id, ski),
+    )
+    started = time.perf_counter()
+    der = await asyncio.to_thread(authority.sign, order)
+    return _Signed(der, authority, (time.perf_counter() - started) * 1000)
+
+
+async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: _Signed) -> str:
+    """Step 3: the version, the answered request, the ended job, what the targets want now."""
+    facts, version_id = read_certificate(signed.der), new_id("cv")
+    served_chain = signed.authority.served_chain
+    await store.save_issuer_certificates(tx, [(fingerprint(der), der) for der in served_chain])
+    version = {
+        "id": version_id,
+        "certificate_id": job["certificate_id"],
+        "holder": job["agent_id"],
+        "issuer_id": request["issuer_id"],
+        "issuer_ski": request["issuer_ski"],
+        "serial": facts.serial,
+        "fingerprint": facts.fingerprint,
+        "spki_sha256": facts.spki_sha256,
+        "key_algorithm": facts.key_algorithm,
+        "not_before": facts.not_before,
+        "not_after": facts.not_after,
+        "der": signed.der,
+        "chain": [fingerprint(der) for der in served_chain],
+    }
+    await store.insert_version(tx, version)
+    await store.finish_request(tx, request["id"], version_id)
+    await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
+    due = await _renewal_time(ctx, tx, job["certificate_id"], facts.not_before, facts.not_after)
+    issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
+    await bindings.version_issued(tx, issued)
+    return version_id
+
+
+async def _renewal_time(
+    ctx: Context, tx: Transaction, certificate_id: str, not_before: datetime, not_after: datetime
+) -> datetime | None:
+    certificate = await store.wanted(tx, certificate_id)
+    assert certificate is not None  # noqa: S101 - the job's foreign key
+    auto_renew, days_before = await profiles.renewal_window(tx, certificate["renewal_policy_id"])
+    return renew_at(not_before, not_after, ctx.clock.now(), days_before) if auto_renew else None
+
+
+async def finish_interrupted(ctx: Context) -> int:
+    """Finish requests whose coordinator died between intent and answer; return how many. Any replica may run it."""
+    async with ctx.db.connection() as conn:
+        job_ids = await store.interrupted(conn, _BATCH)
+    for job_id in job_ids:
+        try:
+            await _finish(ctx, Actor(kind="system"), job_id, "")
+        except CertctlError as error:
+            log.warning("interrupted_issuance_not_finished", job_id=job_id, detail=error.detail)
+    return len(job_ids)

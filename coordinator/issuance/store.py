@@ -1,0 +1,106 @@
+"""SQL of issuance requests and of what was issued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
+
+
+async def wanted(conn: Connection, certificate_id: str) -> Row | None:
+    """Return what a certificate should be like."""
+    return await conn.fetchrow(
+        """
+        SELECT id, common_name, names, profile_id, issuer_id, renewal_policy_id, key_algorithm, lifetime_s
+        FROM certificates WHERE id = $1
+        """,
+        certificate_id,
+    )
+
+
+async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -> Row | None:
+    """Return the request that a job has led to, locked when asked."""
+    return await conn.fetchrow(
+        f"""
+        SELECT id, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before, not_after,
+          version_id, created_at
+        FROM issuance_requests WHERE job_id = $1 {"FOR UPDATE" if lock else ""}
+        """,
+        job_id,
+    )
+
+
+async def insert_request(conn: Connection, request: dict[str, Any]) -> None:
+    """Store the intent to sign, before anything is signed."""
+    names = list(request)
+    places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
+    await conn.execute(f"INSERT INTO issuance_requests ({', '.join(names)}) VALUES ({places})", *request.values())
+
+
+async def finish_request(conn: Connection, request_id: str, version_id: str) -> None:
+    """Note which version answers a request."""
+    await conn.execute(
+        "UPDATE issuance_requests SET state = 'issued', version_id = $2 WHERE id = $1", request_id, version_id
+    )
+
+
+async def interrupted(conn: Connection, limit: int) -> list[str]:
+    """Return the jobs whose signing began and did not end within ten seconds."""
+    rows = await conn.fetch(
+        """
+        SELECT job_id FROM issuance_requests WHERE state = 'signing' AND created_at < now() - interval '10 seconds'
+        ORDER BY created_at LIMIT $1
+        """,
+        limit,
+    )
+    return [row["job_id"] for row in rows]
+
+
+async def insert_version(conn: Connection, version: dict[str, Any]) -> None:
+    """Store a version as its holder's next generation."""
+    names = list(version)
+    places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
+    await conn.execute(
+        f"""
+        INSERT INTO certificate_versions ({", ".join(names)}, generation) SELECT {places}, coalesce(max(generation), 0) + 1
+        FROM certificate_versions WHERE certificate_id = $2 AND holder = $3
+        """,
+        *version.values(),
+    )
+
+
+async def save_issuer_certificates(conn: Connection, certificates: Sequence[tuple[str, bytes]]) -> None:
+    """Store issuer certificates by fingerprint, each once."""
+    await conn.executemany(
+        "INSERT INTO issuer_certificates (fingerprint, der) VALUES ($1, $2) ON CONFLICT DO NOTHING", certificates
+    )
+
+
+async def chain_of(conn: Connection, version_id: str) -> tuple[bytes, ...]:
+    """Return a version's chain in DER, leaf first."""
+    row = await conn.fetchrow(
+        """
+        SELECT der, array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
+                          JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
+        FROM certificate_versions AS versions WHERE id = $1
+        """,
+        version_id,
+    )
+    return (row["der"], *row["issuers"]) if row else ()
+
+
+async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, holder: str) -> bool:
+    """Say whether another certificate or another holder has this key."""
+    return bool(
+        await conn.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM certificate_versions
+              WHERE spki_sha256 = $1 AND (certificate_id, holder) <> ($2, $3))
+            """,
+            spki_sha256,
+            certificate_id,
+            holder,
+        )
+    )

@@ -1,0 +1,152 @@
+"""The local authority's keys and what it publishes.
+
+A CA key is made or loaded once, sealed, and opened when first used; it survives restarts and is the same on every replica.
+URLs in leaves name the key (``…/{issuer}/{ski}``), so a new key never leaves old certificates without their CRL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_authority, make_root
+from coordinator.access.service import SYSTEM
+from coordinator.audit import service as audit
+from coordinator.database.connection import Transaction
+from coordinator.issuers import store
+from core import keys
+from core.certificates import pem_to_chain
+from core.crash import crash_point
+from core.errors import InvalidInput, Misconfigured, NotFound, Refused
+from core.secret import Secret
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+LOCAL = "iss-local"
+CRL_LIFETIME = timedelta(hours=24)
+
+
+def certificate_url(base: str, issuer_id: str, ski: str) -> str:
+    """Return where relying parties fetch the issuing certificate (AIA), or nothing without a public listener."""
+    return f"{base}/.well-known/pki/ca/{issuer_id}/{ski}.cer" if base else ""
+
+
+def crl_url(base: str, issuer_id: str, ski: str) -> str:
+    """Return where relying parties fetch the CRL (CDP), or nothing without a public listener."""
+    return f"{base}/.well-known/pki/crl/{issuer_id}/{ski}.crl" if base else ""
+
+
+async def ensure_local(ctx: Context, tx: Transaction) -> None:
+    """Create the issuer ``iss-local`` with its key at first start; take over the CA files when they are given."""
+    await store.insert(tx, LOCAL, "Local CA", "local")
+    await store.get(tx, LOCAL, lock=True)
+    current = await store.key(tx, LOCAL)
+    wanted = _from_files(ctx)
+    if wanted is None and current is None:
+        wanted = make_root("certctl local CA", ctx.clock.now())
+    if wanted is None or (
+        current is not None and current["ski"] == wanted.ski and tuple(current["chain"]) == wanted.chain
+    ):
+        return
+    sealed = ctx.sealer.seal(keys.to_pem(wanted.key), _place(LOCAL, wanted.ski))
+    await store.insert_key(tx, LOCAL, wanted.ski, wanted.chain, sealed, wanted.certificate.not_valid_after_utc)
+    details = {"ski": wanted.ski, "subject": wanted.certificate.subject.rfc4514_string()}
+    await audit.record(tx, SYSTEM, "issuer.key_added", "issuer", LOCAL, details)
+    crash_point("start.issuer_key")
+
+
+def _from_files(ctx: Context) -> LocalIssuer | None:
+    cert_path, key_path = ctx.settings.ca_cert_path, ctx.settings.ca_key_path
+    if cert_path is None or key_path is None:
+        return None
+    try:
+        chain = pem_to_chain(read_file(cert_path, "CERTCTL_CA_CERT_PATH"))
+        key = keys.from_pem(Secret(read_file(key_path, "CERTCTL_CA_KEY_PATH")))
+    except InvalidInput as error:
+        raise Misconfigured(
+            f"the CA in CERTCTL_CA_CERT_PATH / CERTCTL_CA_KEY_PATH cannot be used: {error.detail}"
+        ) from error
+    return check_authority(LocalIssuer(key, chain), ctx.clock.now())
+
+
+def read_file(path: Path, variable: str) -> bytes:
+    """Return a file that a variable names; raise ``Misconfigured`` that names the variable."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"{variable}: {path} cannot be read: {error.strerror}") from error
+
+
+def _place(issuer_id: str, ski: str) -> str:
+    return f"issuer_keys/{issuer_id}/{ski}"
+
+
+async def check_keys_open(ctx: Context, tx: Transaction) -> None:
+    """Raise ``Misconfigured`` when a stored CA key does not open with the encryption key that was given."""
+    for row in await store.keys(tx):
+        ctx.sealer.open(row["sealed_key"], _place(row["issuer_id"], row["ski"]))
+
+
+async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:
+    """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not or cannot sign."""
+    issuer = await store.get(tx, issuer_id)
+    if issuer is None or not issuer["enabled"]:
+        detail = f"issuer {issuer_id} is {'switched off' if issuer else 'not there'}; choose another issuer for the certificate"
+        raise Refused(detail)
+    row = await store.key(tx, issuer_id, ski)
+    if row is None:
+        detail = f"issuer {issuer_id} has no key"
+        raise Refused(detail)
+    return _open(ctx, issuer_id, row["ski"], row["sealed_key"], tuple(row["chain"]))
+
+
+def _open(ctx: Context, issuer_id: str, ski: str, sealed: bytes, chain: tuple[bytes, ...]) -> LocalIssuer:
+    cached = ctx.signers.get((issuer_id, ski))
+    if cached is None or cached.chain != chain:
+        cached = LocalIssuer(keys.from_pem(ctx.sealer.open(sealed, _place(issuer_id, ski))), chain)
+        ctx.signers[issuer_id, ski] = cached
+    return cached
+
+
+async def issuing_certificate(ctx: Context, issuer_id: str, ski: str | None) -> bytes:
+    """Return a CA certificate in DER; raise ``NotFound``."""
+    async with ctx.db.connection() as conn:
+        row = await store.key(conn, issuer_id, ski)
+    if row is None:
+        detail = f"issuer {issuer_id} has no such key here"
+        raise NotFound(detail)
+    return bytes(row["chain"][0])
+
+
+async def crl(ctx: Context, issuer_id: str, ski: str | None) -> tuple[bytes, datetime]:
+    """Return a key's CRL in DER and its nextUpdate, made anew when half of its time has passed; raise ``NotFound``."""
+    now = ctx.clock.now()
+    async with ctx.db.connection() as conn:
+        row = await store.key(conn, issuer_id, ski)
+        if row is None:
+            detail = f"issuer {issuer_id} has no such key here"
+            raise NotFound(detail)
+        stored = await store.crl(conn, issuer_id, row["ski"])
+    if stored and stored["this_update"] <= now < stored["this_update"] + CRL_LIFETIME / 2:
+        return stored["der"], stored["next_update"]
+    return await _new_crl(ctx, issuer_id, row["ski"], now)
+
+
+async def _new_crl(ctx: Context, issuer_id: str, ski: str, now: datetime) -> tuple[bytes, datetime]:
+    now = now.replace(microsecond=0)
+    next_update = now + CRL_LIFETIME
+    async with ctx.db.transaction() as tx:
+        await store.lock_key(tx, issuer_id, ski)
+        stored = await store.crl(tx, issuer_id, ski)
+        number = stored["number"] + 1 if stored else 1
+        rows = await store.revoked(tx, issuer_id, ski, now)
+        revoked = [
+            RevokedCertificate(int(r["serial"], 16), r["revoked_at"], r["revocation_reason"] or "") for r in rows
+        ]
+        authority = await signer(ctx, tx, issuer_id, ski)
+        der = await asyncio.to_thread(authority.sign_crl, number, revoked, now, next_update)
+        await store.save_crl(tx, issuer_id, ski, number, now, next_update, der)
+    return der, next_update

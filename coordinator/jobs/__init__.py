@@ -1,0 +1,1 @@
+"""The queue: attempts, their leases and their history."""

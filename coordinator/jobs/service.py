@@ -1,0 +1,218 @@
+"""The rules of the queue: who holds what, which state may follow, who is woken.
+
+Jobs are attempts: they end, and a retry is a new one. What should be is kept in ``holders`` and ``bindings``; this room
+knows nothing of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Record as Row
+from coordinator.jobs import store
+from core.crash import crash_point
+from core.errors import NotFound, StaleLease
+from core.ids import new_id
+from core.names import Name
+from core.states import FINAL, FIRST, JobKind, JobState, check_transition
+from core.wire import DeploymentItem, Failure, IssuanceItem, Step
+
+MOST_ITEMS_A_POLL = 64
+NOW = timedelta()
+
+
+def agent_topic(agent_id: str) -> str:
+    """Return the wake-up topic of an agent's poll."""
+    return f"agent:{agent_id}"
+
+
+def run_topic(run_id: str) -> str:
+    """Return the wake-up topic of those who follow a run."""
+    return f"run:{run_id}"
+
+
+async def queue_issuance(
+    conn: Transaction,
+    certificate_id: str,
+    agent_id: str,
+    trigger: str,
+    *,
+    run_id: str = "",
+    attempt: int = 1,
+    delay: timedelta = NOW,
+) -> str | None:
+    """Queue an issuance for one holder; return its id, or None when one is live already."""
+    job_id = new_id("job")
+    job = {
+        "id": job_id,
+        "kind": JobKind.ISSUANCE,
+        "run_id": run_id or job_id,
+        "certificate_id": certificate_id,
+        "agent_id": agent_id,
+        "state": FIRST[JobKind.ISSUANCE],
+        "trigger": trigger,
+        "attempt": attempt,
+    }
+    return await _queue(conn, job, delay)
+
+
+async def queue_deployment(
+    conn: Transaction,
+    binding: Row,
+    trigger: str,
+    run_id: str,
+    *,
+    attempt: int = 1,
+    delay: timedelta = NOW,
+) -> str | None:
+    """Queue the deployment of a binding's desired version; return its id, or None when one is live already."""
+    job = {
+        "id": new_id("job"),
+        "kind": JobKind.DEPLOYMENT,
+        "run_id": run_id,
+        "certificate_id": binding["certificate_id"],
+        "agent_id": binding["agent_id"],
+        "target_id": binding["target_id"],
+        "version_id": binding["desired_version_id"],
+        "state": FIRST[JobKind.DEPLOYMENT],
+        "trigger": trigger,
+        "attempt": attempt,
+    }
+    return await _queue(conn, job, delay)
+
+
+async def _queue(conn: Transaction, job: dict[str, Any], delay: timedelta) -> str | None:
+    if not await store.insert(conn, job, delay):
+        return None
+    conn.wake(agent_topic(job["agent_id"]), run_topic(job["run_id"]))
+    return str(job["id"])
+
+
+async def claim(
+    conn: Transaction, agent_id: str, boot: str, held: Sequence[str], lease: timedelta
+) -> tuple[IssuanceItem | DeploymentItem, ...]:
+    """Lease what this agent's process should do next and does not hold yet."""
+    if held:
+        await store.extend_leases(conn, agent_id, boot, held, lease)
+    rows = await store.claim(conn, agent_id, boot, held, lease, MOST_ITEMS_A_POLL)
+    conn.wake(*{run_topic(row["run_id"]) for row in rows})
+    crash_point("lease.claimed")
+    return tuple(_item(row) for row in rows)
+
+
+async def seconds_to_next(conn: Transaction, agent_id: str) -> float | None:
+    """Return the seconds until this agent's next waiting job may start, or None when there is none."""
+    return await store.seconds_to_next(conn, agent_id)
+
+
+def _item(row: Row) -> IssuanceItem | DeploymentItem:
+    names = msgspec.convert(row["names"], tuple[Name, ...])
+    if row["kind"] == JobKind.ISSUANCE:
+        return IssuanceItem(
+            row["id"], row["lease_epoch"], row["certificate_id"], row["common_name"], names, row["key_algorithm"]
+        )
+    return DeploymentItem(
+        job_id=row["id"],
+        lease_epoch=row["lease_epoch"],
+        certificate_id=row["certificate_id"],
+        version_id=row["version_id"],
+        target_id=row["target_id"],
+        target_type=row["target_type"],
+        config=row["config"],
+        chain=(row["der"], *row["issuers"]),
+        fingerprint=row["fingerprint"],
+        spki_sha256=row["spki_sha256"],
+        names=names,
+    )
+
+
+async def lock_for_worker(conn: Transaction, job_id: str, agent_id: str) -> Row:
+    """Return the job, locked; raise ``NotFound`` unless it is this agent's."""
+    job = await store.get(conn, job_id, lock=True)
+    if job is None or job["agent_id"] != agent_id:
+        detail = f"there is no job {job_id} for this agent"
+        raise NotFound(detail)
+    return job
+
+
+def check_lease(job: Row, epoch: int) -> None:
+    """Raise ``StaleLease`` when the job ended or was leased anew since the caller got it."""
+    if JobState(job["state"]) in FINAL:
+        detail = f"job {job['id']} is {job['state']} already; drop this work and poll again"
+        raise StaleLease(detail)
+    if job["lease_epoch"] != epoch:
+        detail = f"lease epoch {epoch} of job {job['id']} is not the newest ({job['lease_epoch']}); drop this work and poll again"
+        raise StaleLease(detail)
+
+
+async def move(conn: Transaction, job: Row, state: JobState, steps: Sequence[Step] = ()) -> None:
+    """Move a locked job to ``state``; raise ``Conflict`` when its machine does not allow that."""
+    check_transition(JobKind(job["kind"]), JobState(job["state"]), state)
+    marks = [{name: value for name, value in msgspec.to_builtins(step).items() if value != ""} for step in steps]
+    marks.append({"step": state.lower()})
+    await store.set_state(conn, job["id"], state, final=state in FINAL, steps=marks)
+    conn.wake(run_topic(job["run_id"]))
+
+
+async def fail(
+    conn: Transaction, job: Row, failure: Failure, steps: Sequence[Step] = (), report: dict[str, Any] | None = None
+) -> None:
+    """End a locked job as failed, with its cause."""
+    await move(conn, job, JobState.FAILED, steps)
+    await store.set_outcome(conn, job["id"], msgspec.to_builtins(failure), report)
+
+
+async def complete(conn: Transaction, job: Row, steps: Sequence[Step], report: dict[str, Any] | None = None) -> None:
+    """End a locked job as completed."""
+    await move(conn, job, JobState.COMPLETED, steps)
+    if report is not None:
+        await store.set_outcome(conn, job["id"], None, report)
+
+
+async def cancel_deployments(conn: Transaction, certificate_id: str, agent_id: str) -> None:
+    """Cancel the live deployments that a newer version made pointless."""
+    for job in await store.live_deployments(conn, certificate_id, agent_id):
+        await move(conn, job, JobState.CANCELLED, [Step("superseded", 0.0)])
+
+
+async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, str]:
+    """Return the live issuance jobs of a certificate, agent → job; those that back off start now instead."""
+    rows = await store.live_issuance(conn, certificate_id)
+    waiting = [row for row in rows if row["waiting"]]
+    if waiting:
+        await store.start_now(conn, [row["id"] for row in waiting])
+        conn.wake(*(agent_topic(row["agent_id"]) for row in waiting))
+    return {row["agent_id"]: row["id"] for row in rows}
+
+
+async def expired_leases(conn: Transaction, limit: int) -> list[Row]:
+    """Return deployments, locked, whose agent stopped extending their lease."""
+    return await store.expired(conn, limit)
+
+
+async def new_run(conn: Transaction, binding: Row) -> str:
+    """Return the run that a reconciled deployment belongs to: that of the issuance that made its version."""
+    return await store.run_of_version(conn, binding["desired_version_id"]) or new_id("job")
+
+
+async def run_of(conn: Connection, job_id: str) -> str:
+    """Return the run that a job belongs to; raise ``NotFound``."""
+    job = await store.get(conn, job_id)
+    if job is None:
+        detail = f"there is no job {job_id}"
+        raise NotFound(detail)
+    return str(job["run_id"])
+
+
+async def lock(conn: Transaction, job_id: str) -> Row:
+    """Return a job, locked until the transaction's end; raise ``NotFound``."""
+    job = await store.get(conn, job_id, lock=True)
+    if job is None:
+        detail = f"there is no job {job_id}"
+        raise NotFound(detail)
+    return job

@@ -1,0 +1,234 @@
+"""SQL of the queue. Leases run on the database's ``now()``; every write of a worker is checked against its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
+
+# A run as it is read from the table, without the agent's signed report.
+COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
+  lease_epoch, failure, timeline, created_at, started_at, finished_at"""
+
+
+def mark(step: str) -> str:
+    """Return the SQL that appends ``step`` with the database's time to a timeline."""
+    return f"timeline || jsonb_build_object('step', '{step}', 'at', clock_timestamp())"
+
+
+async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> bool:
+    """Queue a job unless one like it is live; say whether it was inserted."""
+    inserted = await conn.fetchval(
+        f"""
+        INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
+                          not_before, timeline)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, '[]'::jsonb {mark("queued").removeprefix("timeline")})
+        ON CONFLICT DO NOTHING RETURNING true
+        """,
+        job["id"],
+        job["kind"],
+        job["run_id"],
+        job["certificate_id"],
+        job["agent_id"],
+        job.get("target_id"),
+        job.get("version_id"),
+        job["state"],
+        job["trigger"],
+        job["attempt"],
+        delay,
+    )
+    return bool(inserted)
+
+
+async def claim(
+    conn: Connection, agent_id: str, boot: str, held: Sequence[str], lease: timedelta, limit: int
+) -> list[Row]:
+    """Lease this agent's due jobs that its running process does not hold, each under a new epoch.
+
+    What the process holds is known from its own words (``held``), so an answer lost on the way costs one poll, and a
+    restarted process gets its predecessor's jobs at once.
+    """
+    return await conn.fetch(
+        f"""
+        WITH due AS (
+          SELECT id FROM jobs
+          WHERE agent_id = $1 AND state IN ('AwaitingCSR', 'Pending', 'Running') AND not_before <= now()
+            AND NOT (lease_owner = $2 AND id = ANY($3))
+          ORDER BY not_before, id LIMIT $5 FOR UPDATE SKIP LOCKED
+        ), leased AS (
+          UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_owner = $2, lease_until = now() + $4::interval,
+            state = CASE kind WHEN 'deployment' THEN 'Running' ELSE state END,
+            started_at = coalesce(started_at, now()), timeline = {mark("delivered")}
+          FROM due WHERE jobs.id = due.id RETURNING jobs.*
+        )
+        SELECT leased.id, leased.kind, leased.lease_epoch, leased.certificate_id, leased.version_id, leased.target_id,
+          leased.run_id, certificates.common_name, certificates.names, certificates.key_algorithm,
+          targets.type AS target_type, targets.config, versions.der, versions.fingerprint, versions.spki_sha256,
+          array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
+                JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
+        FROM leased JOIN certificates ON certificates.id = leased.certificate_id
+        LEFT JOIN targets ON targets.id = leased.target_id
+        LEFT JOIN certificate_versions AS versions ON versions.id = leased.version_id
+        ORDER BY leased.not_before, leased.id
+        """,
+        agent_id,
+        boot,
+        held,
+        lease,
+        limit,
+    )
+
+
+async def extend_leases(conn: Connection, agent_id: str, boot: str, held: Sequence[str], lease: timedelta) -> None:
+    """Lengthen the leases that the agent's process says it still works on."""
+    await conn.execute(
+        """
+        UPDATE jobs SET lease_until = now() + $4::interval
+        WHERE agent_id = $1 AND lease_owner = $2 AND id = ANY($3) AND state IN ('AwaitingCSR', 'Running')
+        """,
+        agent_id,
+        boot,
+        held,
+        lease,
+    )
+
+
+async def seconds_to_next(conn: Connection, agent_id: str) -> float | None:
+    """Return the seconds until this agent's next waiting job may start, or None when there is none."""
+    wait = await conn.fetchval(
+        """
+        SELECT extract(epoch FROM min(not_before) - now())::float8 FROM jobs
+        WHERE agent_id = $1 AND state IN ('AwaitingCSR', 'Pending') AND not_before > now()
+        """,
+        agent_id,
+    )
+    return None if wait is None else float(wait)
+
+
+async def get(conn: Connection, job_id: str, *, lock: bool = False) -> Row | None:
+    """Return one job, locked until the transaction's end when asked."""
+    return await conn.fetchrow(f"SELECT {COLUMNS} FROM jobs WHERE id = $1 {'FOR UPDATE' if lock else ''}", job_id)
+
+
+async def set_state(conn: Connection, job_id: str, state: str, *, final: bool, steps: Sequence[dict[str, Any]]) -> None:
+    """Move a job to ``state`` and append ``steps`` to its timeline, all stamped with the database's time."""
+    await conn.execute(
+        """
+        UPDATE jobs SET state = $2, finished_at = CASE WHEN $3 THEN now() ELSE finished_at END,
+          timeline = timeline || (
+            SELECT coalesce(jsonb_agg(step || jsonb_build_object('at', clock_timestamp()) ORDER BY place), '[]')
+            FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS steps(step, place))
+        WHERE id = $1
+        """,
+        job_id,
+        state,
+        final,
+        list(steps),
+    )
+
+
+async def set_outcome(
+    conn: Connection, job_id: str, failure: dict[str, Any] | None, report: dict[str, Any] | None
+) -> None:
+    """Store why a job failed, and the agent's signed words."""
+    await conn.execute("UPDATE jobs SET failure = $2, report = $3 WHERE id = $1", job_id, failure, report)
+
+
+async def live_issuance(conn: Connection, certificate_id: str) -> list[Row]:
+    """Return the certificate's live issuance jobs, locked."""
+    return await conn.fetch(
+        """
+        SELECT id, agent_id, run_id, state, not_before > now() AS waiting FROM jobs
+        WHERE certificate_id = $1 AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA')
+        FOR UPDATE
+        """,
+        certificate_id,
+    )
+
+
+async def start_now(conn: Connection, job_ids: Sequence[str]) -> None:
+    """End the waiting time of jobs that back off."""
+    await conn.execute("UPDATE jobs SET not_before = now() WHERE id = ANY($1)", job_ids)
+
+
+async def live_deployments(conn: Connection, certificate_id: str, agent_id: str) -> list[Row]:
+    """Return the live deployment jobs of a certificate on one agent, locked."""
+    return await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM jobs
+        WHERE certificate_id = $1 AND agent_id = $2 AND kind = 'deployment' AND state IN ('Pending', 'Running') FOR UPDATE
+        """,
+        certificate_id,
+        agent_id,
+    )
+
+
+async def expired(conn: Connection, limit: int) -> list[Row]:
+    """Return deployments whose agent stopped extending the lease, locked."""
+    return await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM jobs WHERE state = 'Running' AND lease_until < now()
+        ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+        """,
+        limit,
+    )
+
+
+async def select(
+    conn: Connection, filters: dict[str, str | None], limit: int, offset: int, after: tuple[datetime, str] | None
+) -> list[Row]:
+    """Return jobs, newest first."""
+    moment, row_id = after or (None, None)
+    return await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM jobs
+        WHERE ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
+          AND ($5::text IS NULL OR certificate_id = $5) AND ($6::text IS NULL OR agent_id = $6)
+          AND ($7::text IS NULL OR state = $7) AND ($8::text IS NULL OR kind = $8)
+        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
+        """,
+        limit,
+        offset,
+        moment,
+        row_id,
+        *_filter_values(filters),
+    )
+
+
+async def count(conn: Connection, filters: dict[str, str | None], most: int) -> int:
+    """Count matching jobs, at most ``most``."""
+    return int(
+        await conn.fetchval(
+            """
+            SELECT count(*) FROM (SELECT FROM jobs
+              WHERE ($2::text IS NULL OR certificate_id = $2) AND ($3::text IS NULL OR agent_id = $3)
+                AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR kind = $5) LIMIT $1) AS matches
+            """,
+            most,
+            *_filter_values(filters),
+        )
+    )
+
+
+def _filter_values(filters: dict[str, str | None]) -> tuple[str | None, ...]:
+    return tuple(filters[name] for name in ("certificate_id", "agent_id", "state", "kind"))
+
+
+async def of_run(conn: Connection, run_id: str) -> list[Row]:
+    """Return all jobs of a run, oldest first."""
+    return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE run_id = $1 ORDER BY created_at, id", run_id)
+
+
+async def run_of_version(conn: Connection, version_id: str) -> str | None:
+    """Return the run in which a version was issued."""
+    run_id: str | None = await conn.fetchval(
+        """
+        SELECT run_id FROM issuance_requests JOIN jobs ON jobs.id = issuance_requests.job_id
+        WHERE issuance_requests.version_id = $1
+        """,
+        version_id,
+    )
+    return run_id

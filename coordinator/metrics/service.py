@@ -1,0 +1,29 @@
+"""Counters of this process. Each coordinator has one registry; counts of the fleet are sums over its replicas."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_REQUESTS = Counter(
+    "certctl_http_requests", "HTTP requests answered.", ["method", "route", "status"], registry=REGISTRY
+)
+_DURATION = Histogram(
+    "certctl_http_request_duration_seconds",
+    "Seconds from request to answer; long polls include their wait.",
+    ["method", "route"],
+    registry=REGISTRY,
+    buckets=_BUCKETS,
+)
+
+
+def http_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count one answered request under its route's pattern, never under the path itself."""
+    _REQUESTS.labels(method, route, str(status)).inc()
+    _DURATION.labels(method, route).observe(seconds)
+
+
+def exposition() -> bytes:
+    """Return the registry in the text format."""
+    return generate_latest(REGISTRY)

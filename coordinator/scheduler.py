@@ -1,0 +1,94 @@
+"""The loops. Each ticks at its interval or when it is woken, never two ticks of one at once, and one replica at a time.
+
+What must not be missed does not depend on a loop being punctual: changes queue their jobs themselves, timers wake at the
+earliest due moment, and a tick that finds nothing to do is the usual one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.agents import service as agents
+from coordinator.bindings import service as bindings
+from coordinator.issuance import service as issuance
+from core.clock import ManualClock, seconds_until
+from core.errors import CertctlError
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+log = structlog.get_logger()
+_SHORTEST_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``tick`` returns the seconds until the next one should run, at most ``interval_s``."""
+
+    name: str
+    interval_s: float
+    tick: Callable[[Context], Awaitable[float]]
+
+
+async def _renewals(ctx: Context) -> float:
+    """Queue what is due, then sleep until the next certificate falls due."""
+    while await bindings.renew_due(ctx):
+        pass
+    async with ctx.db.connection() as conn:
+        moment = await bindings.next_due(conn)
+    return RENEWALS.interval_s if moment is None else seconds_until(ctx.clock, moment)
+
+
+async def _recovery(ctx: Context) -> float:
+    """Finish what a dead coordinator left, and close gaps that nothing else is closing."""
+    await issuance.finish_interrupted(ctx)
+    await bindings.reconcile(ctx)
+    return RECOVERY.interval_s
+
+
+async def _cleaning(ctx: Context) -> float:
+    await agents.purge(ctx)
+    return CLEANING.interval_s
+
+
+RENEWALS = Loop("renewals", 60.0, _renewals)
+RECOVERY = Loop("recovery", 10.0, _recovery)
+CLEANING = Loop("cleaning", 600.0, _cleaning)
+LOOPS = (RENEWALS, RECOVERY, CLEANING)
+
+
+async def run(ctx: Context) -> None:
+    """Run every loop until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for loop in LOOPS:
+            group.create_task(_run_loop(ctx, loop), name=f"loop {loop.name}")
+
+
+async def _run_loop(ctx: Context, loop: Loop) -> None:
+    with ctx.db.wakeups.subscribe(loop.name) as waiter:
+        if isinstance(ctx.clock, ManualClock):
+            ctx.clock.on_move(waiter.wake)
+        while not ctx.stopping:
+            pause_s = await _tick(ctx, loop)
+            await waiter.wait(max(_SHORTEST_PAUSE_S, min(pause_s, loop.interval_s)))
+
+
+async def _tick(ctx: Context, loop: Loop) -> float:
+    """Run one tick; an error is told and costs one interval, never the loop."""
+    started = time.perf_counter()
+    try:
+        pause_s = await loop.tick(ctx)
+    except CertctlError as error:
+        log.warning("loop_tick_failed", loop=loop.name, detail=error.detail)
+        return min(loop.interval_s, 5.0)
+    except Exception:
+        log.exception("loop_tick_failed", loop=loop.name)
+        return loop.interval_s
+    log.debug("loop_ticked", loop=loop.name, ms=round((time.perf_counter() - started) * 1000, 1))
+    return pause_s

@@ -1,0 +1,121 @@
+"""The listeners: HTTPS for everybody with a credential, plain HTTP for relying parties, metrics for Prometheus.
+
+Sockets are bound before anything else happens, so that a port that is taken stops the start at once and by its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from coordinator.metrics import service as metrics
+from coordinator.settings import Settings
+from core.errors import Misconfigured
+
+GRACE_S = 25
+_BACKLOG = 4096
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Bound listeners; a listener that is switched off is None."""
+
+    https: socket.socket
+    pki: socket.socket | None
+    metrics: socket.socket | None
+
+
+def bind_all(settings: Settings) -> Sockets:
+    """Bind every listener; raise ``Misconfigured`` that names the variable of the one that cannot be had."""
+    https = _bind(settings.host, settings.port, "CERTCTL_SERVER_HOST/CERTCTL_SERVER_PORT")
+    pki = (
+        _bind(settings.pki_host, settings.pki_port, "CERTCTL_PKI_HOST/CERTCTL_PKI_PORT") if settings.pki_port else None
+    )
+    listen = settings.metrics_listen
+    return Sockets(https, pki, _bind(*listen, "CERTCTL_METRICS_LISTEN") if listen else None)
+
+
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        message = (
+            f"{variable}: cannot listen on {host}:{port}: {error.strerror}; stop what listens there or choose another"
+        )
+        raise Misconfigured(message) from error
+    bound.setblocking(False)
+    return bound
+
+
+class Server(uvicorn.Server):
+    """A server that leaves signals to ``main``, since several of them share one process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
+    """Return a server for an ASGI application; with ``context`` it speaks TLS."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
+    )
+    return Server(config)
+
+
+async def metrics_app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+    """Answer ``GET /metrics``, as a plain ASGI function."""
+    known = scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}
+    body = metrics.exposition() if known else b"only /metrics is here\n"
+    kind = b"text/plain; version=0.0.4; charset=utf-8"
+    start = {"type": "http.response.start", "status": 200 if known else 404, "headers": [(b"content-type", kind)]}
+    await send(start)
+    await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
+
+
+async def serve_until_stopped(
+    servers: list[tuple[Server, socket.socket]], *, on_stop: Callable[[], None], on_reload: Callable[[], object]
+) -> None:
+    """Run the servers until SIGTERM or SIGINT; SIGHUP calls ``on_reload``. A second signal stops without grace."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stop()
+        for each, _ in servers:
+            each.force_exit = each.should_exit
+            each.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, on_reload)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each, bound in servers:
+                group.create_task(each.serve(sockets=[bound]))
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,200 @@
+"""The coordinator's settings: ``CERTCTL_*`` variables, read once, typed, with every error told at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from core.environment import Environment
+from core.secret import Secret
+
+ROLES = ("viewer", "operator", "approver", "auditor", "admin")
+MIN_KEY_BYTES = 32
+_MIN_API_KEY_LENGTH = 16
+
+# Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
+_OTHERS = frozenset(
+    {
+        "CERTCTL_API_KEY",
+        "CERTCTL_SERVER_CA_BUNDLE_PATH",
+        "CERTCTL_SERVER_CA_SHA256",
+        "CERTCTL_AGENT_NAME",
+        "CERTCTL_STATE_DIR",
+        "CERTCTL_KEY_DIR",
+        "CERTCTL_AGENT_LISTEN",
+        "CERTCTL_AGENT_CONFIG",
+        "CERTCTL_MAX_PARALLEL_DEPLOYMENTS",
+        "CERTCTL_CRASH_POINT",
+    }
+)
+
+
+class NamedKey(NamedTuple):
+    """One entry of CERTCTL_API_KEYS_NAMED."""
+
+    name: str
+    key: Secret[str]
+    role: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment said; see ``docs/settings.md`` for the meaning of each."""
+
+    host: str
+    port: int
+    url: str
+    data_dir: Path
+    database_url: Secret[str] | None
+    tls_cert_path: Path | None
+    tls_key_path: Path | None
+    tls_floor: str
+    pki_host: str
+    pki_port: int
+    pki_url: str
+    api_keys: tuple[NamedKey, ...]
+    bootstrap_token: Secret[str] | None
+    encryption_key: Secret[bytes] | None
+    previous_encryption_key: Secret[bytes] | None
+    ca_cert_path: Path | None
+    ca_key_path: Path | None
+    metrics_listen: tuple[str, int] | None
+    max_body_bytes: int
+    lease: timedelta
+    log_level: str
+    log_format: str
+    warnings: tuple[str, ...] = ()
+
+
+def load(variables: Mapping[str, str]) -> Settings:
+    """Read the settings; raise ``core.errors.Misconfigured`` that names each wrong variable and its remedy."""
+    env = Environment(variables)
+    _refuse_what_is_gone(env)
+    host, port = env.text("CERTCTL_SERVER_HOST", "127.0.0.1"), env.port("CERTCTL_SERVER_PORT", 8443)
+    pki_host, pki_port = env.text("CERTCTL_PKI_HOST", host), env.port("CERTCTL_PKI_PORT", 8880)
+    default_pki_url = f"http://{_in_url(pki_host)}:{pki_port}" if pki_port else ""
+    settings = Settings(
+        host=host,
+        port=port,
+        url=env.read("CERTCTL_SERVER_URL", f"https://{_in_url(host)}:{port}", lambda text: _base_url(text, "https")),
+        data_dir=env.path("CERTCTL_DATA_DIR") or default_data_dir(),
+        database_url=env.secret("CERTCTL_DATABASE_URL"),
+        tls_cert_path=env.path("CERTCTL_SERVER_TLS_CERT_PATH"),
+        tls_key_path=env.path("CERTCTL_SERVER_TLS_KEY_PATH"),
+        tls_floor=env.choice("CERTCTL_SERVER_TLS_MIN_VERSION", "1.3", ("1.2", "1.3")),
+        pki_host=pki_host,
+        pki_port=pki_port,
+        pki_url=env.read("CERTCTL_PKI_URL", default_pki_url, lambda text: _base_url(text, "http")),
+        api_keys=env.read("CERTCTL_API_KEYS_NAMED", (), _named_keys),
+        bootstrap_token=_bootstrap_token(env),
+        encryption_key=env.read("CERTCTL_CONFIG_ENCRYPTION_KEY", None, _encryption_key),
+        previous_encryption_key=env.read("CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS", None, _encryption_key),
+        ca_cert_path=env.path("CERTCTL_CA_CERT_PATH"),
+        ca_key_path=env.path("CERTCTL_CA_KEY_PATH"),
+        metrics_listen=env.read("CERTCTL_METRICS_LISTEN", parse_listen("127.0.0.1:9464"), parse_listen),
+        max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
+        lease=env.duration("CERTCTL_JOB_LEASE", timedelta(minutes=3)),
+        log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+        log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),
+    )
+    _check_pairs(env, settings)
+    warnings = env.finish(known=_OTHERS)
+    return Settings(**{**settings.__dict__, "warnings": warnings})
+
+
+def _check_pairs(env: Environment, settings: Settings) -> None:
+    pairs = (
+        ("CERTCTL_SERVER_TLS_CERT_PATH", settings.tls_cert_path, "CERTCTL_SERVER_TLS_KEY_PATH", settings.tls_key_path),
+        ("CERTCTL_CA_CERT_PATH", settings.ca_cert_path, "CERTCTL_CA_KEY_PATH", settings.ca_key_path),
+    )
+    for first, first_path, second, second_path in pairs:
+        if (first_path is None) != (second_path is None):
+            env.problem(first if first_path is None else second, "is missing: give both of the pair, or none")
+    if settings.pki_port and settings.pki_port == settings.port and settings.pki_host == settings.host:
+        env.problem("CERTCTL_PKI_PORT", f"is {settings.pki_port}, where HTTPS listens already; choose another one")
+
+
+def _refuse_what_is_gone(env: Environment) -> None:
+    keys = "every caller has a key: remove it and use CERTCTL_API_KEYS_NAMED=name:key:role"
+    env.refuse("CERTCTL_AUTH_TYPE", f"no longer exists, {keys}")
+    env.refuse("CERTCTL_AUTH_SECRET", f"no longer exists, {keys}")
+    env.refuse("CERTCTL_APPROVAL_BYPASS", "no longer exists, approvals cannot be bypassed: remove it")
+
+
+def default_data_dir() -> Path:
+    """Return /var/lib/certctl for root, else the user's own data folder (XDG base directories)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/certctl")
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(base) / "certctl"
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Read ``host:port`` or ``[v6]:port``; ``off`` gives None."""
+    if text.lower() in {"off", "none"}:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:  # noqa: PLR2004 - the ports there are
+        message = f"is {text!r}; write host:port, for instance 127.0.0.1:9464, or 'off'"
+        raise ValueError(message)
+    return host.strip("[]"), int(port)
+
+
+def _bootstrap_token(env: Environment) -> Secret[str] | None:
+    mode = env.choice("CERTCTL_ENROLLMENT", "any", ("any", "one-time"))
+    token = env.secret("CERTCTL_AGENT_BOOTSTRAP_TOKEN")
+    if token and mode == "one-time":
+        env.problem(
+            "CERTCTL_AGENT_BOOTSTRAP_TOKEN",
+            "is a static token, which CERTCTL_ENROLLMENT=one-time forbids: unset one of both",
+        )
+    return token
+
+
+def _in_url(host: str) -> str:
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host  # noqa: PLR2004 - IPv6
+    except ValueError:
+        return host
+
+
+def _base_url(text: str, scheme: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != scheme or not parts.hostname or parts.query or parts.fragment:
+        message = f"is {text!r}; write a base URL like {scheme}://certctl.example.com"
+        raise ValueError(message)
+    return text.rstrip("/")
+
+
+def _encryption_key(text: str) -> Secret[bytes]:
+    if len(text.encode()) < MIN_KEY_BYTES:
+        message = (
+            f"is too short: use at least {MIN_KEY_BYTES} random bytes, for instance from 'openssl rand -base64 48'"
+        )
+        raise ValueError(message)
+    return Secret(text.encode())
+
+
+def _named_keys(text: str) -> tuple[NamedKey, ...]:
+    return tuple(_named_key(entry.strip()) for entry in text.split(",") if entry.strip())
+
+
+def _named_key(entry: str) -> NamedKey:
+    name, _, rest = entry.partition(":")
+    key, _, role = rest.partition(":")
+    if not name or not key:
+        message = "holds an entry that is not of the form name:key or name:key:role"
+        raise ValueError(message)
+    if (role or "viewer") not in ROLES:
+        message = f"gives {name!r} the role {role!r}; use one of {', '.join(ROLES)}"
+        raise ValueError(message)
+    if len(key) < _MIN_API_KEY_LENGTH:
+        message = f"gives {name!r} a key of {len(key)} characters; use at least {_MIN_API_KEY_LENGTH} random ones"
+        raise ValueError(message)
+    return NamedKey(name, Secret(key), role or "viewer")

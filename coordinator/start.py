@@ -1,0 +1,164 @@
+"""From settings to a serving coordinator, and back down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from coordinator import scheduler, serving
+from coordinator.access import service as access
+from coordinator.app import create_app, create_pki_app
+from coordinator.context import Context
+from coordinator.database.embedded import EmbeddedPostgres
+from coordinator.database.migrations import migrate
+from coordinator.database.pool import Database
+from coordinator.issuers import service as issuers
+from coordinator.profiles import service as profiles
+from coordinator.server_tls import service as server_tls
+from coordinator.settings import Settings
+from core.clock import Clock, SystemClock
+from core.crash import crash_point
+from core.errors import Misconfigured, Transient
+from core.sealing import Sealer
+from core.secret import Secret
+
+log = structlog.get_logger()
+_START_LOCK = 0x63657274
+_MOST_CLOCK_ERROR = timedelta(minutes=1)
+_CERTIFICATE_CHECK_S = 30.0
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal says stop. Raises ``Misconfigured`` for whatever prevents the start."""
+    sockets = serving.bind_all(settings)
+    async with open_context(settings) as ctx:
+        tls = await server_tls.prepare(ctx)
+        ctx.server_root = tls.root_pem
+        servers = [(serving.server(create_app(ctx), tls.context), sockets.https)]
+        if sockets.pki:
+            servers.append((serving.server(create_pki_app(ctx)), sockets.pki))
+        if sockets.metrics:
+            servers.append((serving.server(serving.metrics_app), sockets.metrics))
+
+        def stop() -> None:
+            ctx.stopping = True
+            ctx.db.wakeups.wake_everybody()
+
+        tasks = [asyncio.create_task(scheduler.run(ctx)), asyncio.create_task(_watch_certificate(tls))]
+        log.info("serving", url=settings.url, pki_url=settings.pki_url or "off", data_dir=str(settings.data_dir))
+        try:
+            await serving.serve_until_stopped(servers, on_stop=stop, on_reload=tls.reload)
+        finally:
+            stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    log.info("stopped")
+
+
+async def _watch_certificate(tls: server_tls.ServerTLS) -> None:
+    while True:
+        await asyncio.sleep(_CERTIFICATE_CHECK_S)
+        tls.refresh()
+
+
+@contextlib.asynccontextmanager
+async def open_context(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Context]:
+    """Open the database, bring it up to date, and see that the ready-made rows are there."""
+    make_data_dir(settings.data_dir)
+    sealer = open_sealer(settings)
+    async with _database_url(settings) as dsn:
+        applied = await _migrated(dsn)
+        if applied:
+            log.info("schema_migrated", to=applied)
+        db = await Database.open(dsn)
+        try:
+            ctx = Context(settings=settings, db=db, clock=clock or SystemClock(), sealer=sealer)
+            await first_rows(ctx)
+            yield ctx
+        finally:
+            await db.close()
+
+
+async def _migrated(dsn: str) -> str:
+    try:
+        return ", ".join(str(migration) for migration in await migrate(dsn))
+    except Transient as error:
+        raise Misconfigured(f"CERTCTL_DATABASE_URL: the schema cannot be brought up to date: {error.detail}") from error
+
+
+@contextlib.asynccontextmanager
+async def _database_url(settings: Settings) -> AsyncIterator[str]:
+    if settings.database_url is not None:
+        yield settings.database_url.reveal()
+        return
+    postgres = EmbeddedPostgres(settings.data_dir)
+    dsn = await postgres.start()
+    try:
+        yield dsn
+    finally:
+        await postgres.stop()
+
+
+async def first_rows(ctx: Context) -> None:
+    """Create what every installation starts with; several replicas may start at once, one after another they come here."""
+    async with ctx.db.transaction() as tx:
+        await tx.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
+        await _check_clock(ctx, await tx.fetchval("SELECT clock_timestamp()"))
+        await issuers.check_keys_open(ctx, tx)
+        await issuers.ensure_local(ctx, tx)
+        await profiles.ensure_defaults(tx, issuers.LOCAL)
+        await access.take_environment_keys(tx, ctx.settings.api_keys)
+        key_path = ctx.settings.data_dir / "admin.key"
+        if await access.make_first_key(tx, key_path, ctx.clock.now()):
+            log.info("admin_key_made", path=str(key_path))
+        crash_point("start.first_rows")
+
+
+async def _check_clock(ctx: Context, database_now: object) -> None:
+    skew = ctx.clock.now() - database_now  # type: ignore[operator]  # asyncpg gives a datetime
+    if isinstance(ctx.clock, SystemClock) and abs(skew) > _MOST_CLOCK_ERROR:
+        seconds = abs(skew.total_seconds())
+        raise Misconfigured(
+            f"this host's clock and the database's differ by {seconds:.0f} s; set both by NTP and start again"
+        )
+
+
+def make_data_dir(path: Path) -> None:
+    """Make the data folder, 0700; raise ``Misconfigured`` when it cannot be written to."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"CERTCTL_DATA_DIR: {path} cannot be written to ({error.strerror}); give a folder of this user's own"
+        raise Misconfigured(message) from error
+
+
+def open_sealer(settings: Settings) -> Sealer:
+    """Return the sealer of stored secrets; its key is made in DATA_DIR at the first start unless it was given."""
+    return Sealer(
+        settings.encryption_key or _own_key(settings.data_dir / "encryption.key"), settings.previous_encryption_key
+    )
+
+
+def _own_key(path: Path) -> Secret[bytes]:
+    try:
+        if not path.exists():
+            staged = path.with_name(f".{path.name}.{os.getpid()}")
+            staged.touch(mode=0o600)
+            staged.write_bytes(os.urandom(48).hex().encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(staged, path)
+            staged.unlink()
+            crash_point("start.encryption_key")
+        return Secret(path.read_bytes().strip())
+    except OSError as error:
+        raise Misconfigured(f"CERTCTL_DATA_DIR: {path} cannot be used ({error.strerror})") from error

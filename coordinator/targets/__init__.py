@@ -1,0 +1,1 @@
+"""Targets: the places where certificates are installed, each in one agent's hands."""

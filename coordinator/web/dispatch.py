@@ -1,0 +1,162 @@
+"""From the route table to Quart: identity, permission, size, typed body and query, problem answers.
+
+This is one of the three places where a broad ``except`` is right: whatever a handler did not expect becomes a 500 that
+tells the caller the request id, and the log everything else.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from quart import Quart, Request, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+from coordinator.access import service as access
+from coordinator.metrics import service as metrics
+from coordinator.web import problems
+from coordinator.web.table import Access, Actor, Call, NoBody, NoQuery, Raw, Route
+from core.errors import CertctlError, Forbidden, InvalidInput, NotFound, TooLarge, UnsupportedMedia
+from core.ids import new_id
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+log = structlog.get_logger()
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def register(app: Quart, ctx: Context, routes: Iterable[Route]) -> None:
+    """Add every route of the table to ``app``, and problem answers for whatever is not in it."""
+    for route in routes:
+        rule = _PARAMETER.sub(r"<\1>", route.path)
+        endpoint = f"{route.method} {route.path}"
+        app.add_url_rule(rule, endpoint, _view(ctx, route), methods=[route.method], provide_automatic_options=False)
+    app.register_error_handler(HTTPException, _http_exception)
+
+
+def _view(ctx: Context, route: Route) -> Any:
+    async def view(**path: str) -> Response:
+        request_id = new_id("req")
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            response = await _answer(ctx, route, path, request_id)
+        metrics.http_request(route.method, route.path, response.status_code, time.perf_counter() - started)
+        return response
+
+    return view
+
+
+async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: str) -> Response:
+    try:
+        actor = await authorize(ctx, route, request, path)
+        body = await _read_body(ctx, route)
+        query = _read_query(route)
+        call = Call(ctx, actor, body, query, path, request_id, request.headers)
+        result = await route.handler(call)
+    except CertctlError as error:
+        log.info("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
+        return _respond(request_id, *problems.answer(problems.problem_of(error, request_id)))
+    except RequestEntityTooLarge:
+        too_large = TooLarge(f"the body is larger than {ctx.settings.max_body_bytes} bytes (CERTCTL_MAX_BODY_SIZE)")
+        return _respond(request_id, *problems.answer(problems.problem_of(too_large, request_id)))
+    except Exception:
+        log.exception("request_failed", route=route.path)
+        return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
+    if isinstance(result, Raw):
+        return _respond(
+            request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}
+        )
+    return _respond(request_id, msgspec.json.encode(result), route.status, {"Content-Type": "application/json"})
+
+
+async def authorize(ctx: Context, route: Route, request: Request, path: dict[str, str]) -> Actor:
+    """Return who calls, or raise: nobody known, or known and not allowed."""
+    if route.access is Access.OPEN:
+        return Actor()
+    actor = await access.identify(ctx, request.headers.get("Authorization", ""))
+    if route.access is Access.AGENT:
+        if actor.kind != "agent":
+            detail = "this route is for agents; an API key cannot stand in for one"
+            raise Forbidden(detail)
+        if actor.id != path["agent_id"]:
+            detail = "an agent can touch its own work only"
+            raise Forbidden(detail)
+        return actor
+    if actor.kind != "key":
+        detail = "this route needs an API key; an agent's token opens the agent's own routes only"
+        raise Forbidden(detail)
+    if route.access is not Access.ANY_KEY and route.access not in actor.permissions:
+        detail = f"the role {actor.role!r} does not have the permission {route.access}; ask an administrator for a key that does"
+        raise Forbidden(detail)
+    return actor
+
+
+async def _read_body(ctx: Context, route: Route) -> Any:
+    request.max_content_length = ctx.settings.max_body_bytes
+    data = await request.get_data(cache=False)
+    if route.request is NoBody:
+        if data.strip() not in {b"", b"{}"}:
+            detail = "this route reads no body; send none"
+            raise InvalidInput(detail)
+        return NoBody()
+    if request.mimetype not in {"application/json", ""}:
+        detail = f"the body is {request.mimetype}; send application/json"
+        raise UnsupportedMedia(detail)
+    try:
+        return msgspec.json.decode(data or b"{}", type=route.request)
+    except msgspec.MsgspecError as error:
+        raise problems.decode_error(error) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput.of("body", "is not UTF-8; JSON must be (RFC 8259 section 8.1)") from error
+
+
+def _read_query(route: Route) -> Any:
+    values = {name: request.args.getlist(name) for name in request.args}
+    repeated = [name for name, found in values.items() if len(found) > 1]
+    if repeated:
+        raise InvalidInput.of(repeated[0], "is given more than once")
+    flat = {name: found[0] for name, found in values.items()}
+    try:
+        return msgspec.convert(flat, type=route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _query_error(error, route) from error
+
+
+def _query_error(error: msgspec.ValidationError, route: Route) -> InvalidInput:
+    plain = problems.decode_error(error)
+    known = [f.encode_name for f in msgspec.structs.fields(route.query)] if route.query is not NoQuery else []
+    if plain.errors and "is not a field" in plain.errors[0].problem:
+        remedy = f"known ones are {', '.join(known)}" if known else "this route takes none"
+        return InvalidInput.of(plain.errors[0].field, f"is not a query parameter of this route; {remedy}")
+    return plain
+
+
+def _respond(request_id: str, body: bytes, status: int, headers: dict[str, Any]) -> Response:
+    merged = {**_SECURITY_HEADERS, **headers, "X-Request-ID": request_id}
+    return Response(body, status=status, headers=merged)
+
+
+async def _http_exception(error: HTTPException) -> Response:
+    """Answer what never reached a route: unknown paths and methods."""
+    request_id = new_id("req")
+    wrong: CertctlError = NotFound(f"there is no {request.path} here; /api/v1/openapi.json lists every route")
+    problem = problems.problem_of(wrong, request_id)
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        detail = f"{request.method} is not allowed here; allowed: {allowed}"
+        problem = problems.Problem("about:blank", "Method not allowed", 405, detail, request_id)
+        body, status, headers = problems.answer(problem)
+        return _respond(request_id, body, status, {**headers, "Allow": allowed})
+    return _respond(request_id, *problems.answer(problem))

@@ -1,0 +1,100 @@
+"""Problem documents (RFC 9457): one table from error types to statuses, one way to write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from core import errors
+from core.errors import CertctlError, FieldError, InvalidInput
+
+CONTENT_TYPE = "application/problem+json"
+STATUS: dict[type[CertctlError], int] = {
+    errors.InvalidInput: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.StaleLease: 409,
+    errors.Gone: 410,
+    errors.TooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.Refused: 422,
+    errors.DeadlineExceeded: 504,
+    errors.Transient: 503,
+}
+_MESSAGE = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `([^`]+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """The body of every answer that is not a success."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str = ""
+    errors: list[dict[str, str]] = msgspec.field(default_factory=list)
+
+
+def status_of(kind: type[CertctlError]) -> int:
+    """Return the HTTP status for an error type; the nearest ancestor in the table decides."""
+    return next((STATUS[base] for base in kind.__mro__ if base in STATUS), 500)
+
+
+def type_of(kind: type[CertctlError]) -> str:
+    """Return the problem type, e.g. ``urn:certctl:problem:stale-lease``."""
+    words = re.sub(r"(?<!^)([A-Z])", r"-\1", kind.__name__).lower()
+    return f"urn:certctl:problem:{words}"
+
+
+def problem_of(error: CertctlError, request_id: str) -> Problem:
+    """Return the document for an error that was raised on purpose."""
+    fields = [{"field": e.field, "problem": e.problem} for e in error.errors]
+    kind = type(error)
+    return Problem(type_of(kind), error.title, status_of(kind), error.detail, request_id, fields)
+
+
+def internal_problem(request_id: str) -> Problem:
+    """Return the document for an error nobody expected; the log has the rest, under the same request id."""
+    detail = f"an unexpected error; the coordinator's log tells more under request id {request_id}"
+    return Problem("about:blank", "Internal error", 500, detail, request_id)
+
+
+def decode_error(error: msgspec.MsgspecError) -> InvalidInput:
+    """Turn a decoding error into one that names the field and the remedy."""
+    match = _MESSAGE.fullmatch(str(error))
+    text, path = (match["text"], match["path"] or "") if match else (str(error), "")
+    base = path.removeprefix("$").removeprefix(".")
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidInput(f"the body is not JSON: {text}", errors=(FieldError("body", text),))
+    if missing := _MISSING.match(text):
+        return InvalidInput.of(_join(base, missing[1]), "is required")
+    if unknown := _UNKNOWN.match(text):
+        return InvalidInput.of(
+            _join(base, unknown[1]), "is not a field of this request; remove it or check its spelling"
+        )
+    return InvalidInput.of(base or "body", text[:1].lower() + text[1:])
+
+
+def _join(base: str, name: str) -> str:
+    return f"{base}.{name}" if base else name
+
+
+def encode(problem: Problem) -> bytes:
+    """Return the document's JSON bytes."""
+    return msgspec.json.encode(problem)
+
+
+def answer(problem: Problem) -> tuple[bytes, int, dict[str, Any]]:
+    """Return body, status and headers, as Quart takes them."""
+    headers = {"Content-Type": CONTENT_TYPE}
+    if problem.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2 asks for the challenge
+        headers["WWW-Authenticate"] = 'Bearer realm="certctl"'
+    if problem.status == 503:  # noqa: PLR2004 - says when to come back
+        headers["Retry-After"] = "2"
+    return encode(problem), problem.status, headers

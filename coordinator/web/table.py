@@ -1,0 +1,127 @@
+"""The route table's vocabulary: what a route is, who may call it, what a call brings to its handler.
+
+Every room exports ``ROUTES``; dispatch, the permission matrix and the OpenAPI document are generated from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+from werkzeug.datastructures import Headers
+
+from core.errors import CertctlError
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+
+
+class Permission(StrEnum):
+    """What a key's role may allow."""
+
+    READ = "inventory:read"
+    CERTIFICATES_WRITE = "certificates:write"
+    TARGETS_WRITE = "targets:write"
+    PROFILES_WRITE = "profiles:write"
+    ENROLLMENT = "enrollment:write"
+    AUDIT_READ = "audit:read"
+    KEYS = "keys:write"
+
+
+ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
+    "viewer": frozenset({Permission.READ}),
+    "approver": frozenset({Permission.READ}),
+    "auditor": frozenset({Permission.READ, Permission.AUDIT_READ}),
+    "operator": frozenset(
+        {Permission.READ, Permission.CERTIFICATES_WRITE, Permission.TARGETS_WRITE, Permission.ENROLLMENT}
+    ),
+    "admin": frozenset(Permission),
+}
+
+
+class Access(StrEnum):
+    """Who may call a route that asks for no permission."""
+
+    OPEN = "open"
+    ANY_KEY = "any key"
+    AGENT = "the agent named in the path"
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who calls. ``kind`` is anonymous, key or agent; ``id`` is the key's or agent's id."""
+
+    kind: str = "anonymous"
+    id: str = ""
+    name: str = ""
+    role: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}" if self.id else self.kind
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        """Return what this actor's role allows."""
+        return ROLE_PERMISSIONS.get(self.role, frozenset())
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of request bodies and queries: an unknown field is an error that names it."""
+
+
+class NoBody(Strict):
+    """The route reads no body."""
+
+
+class NoQuery(Strict):
+    """The route reads no query parameters."""
+
+
+B = TypeVar("B")
+Q = TypeVar("Q")
+
+
+@dataclass(frozen=True)
+class Call(Generic[B, Q]):
+    """One request, read and checked: typed body and query, path parameters, who calls."""
+
+    ctx: Context
+    actor: Actor
+    body: B
+    query: Q
+    path: dict[str, str]
+    request_id: str
+    headers: Headers
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An answer that is not JSON."""
+
+    content: bytes
+    content_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the table. ``response`` is a struct type, or None for ``Raw`` answers."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access | Permission
+    summary: str
+    response: Any
+    request: type[Any] = NoBody
+    query: type[Any] = NoQuery
+    status: int = 200
+    errors: tuple[type[CertctlError], ...] = ()
+    from_peer: bool = False
+    """True for agents' messages: unknown fields are ignored, for versions that differ by one."""
+    content_type: str = "application/json"
