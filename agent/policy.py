@@ -83,7 +83,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
         """
         _check_spelling(path, field)
         real = Path(os.path.realpath(Path(path).parent)) / Path(path).name
-        if not any(real.is_relative_to(os.path.realpath(prefix)) for prefix in self.allowed_paths):
+        if not any(real.parent.is_relative_to(os.path.realpath(prefix)) for prefix in self.allowed_paths):
             leads = "" if str(real) == path else f", which leads to {real},"
             remedy = f"add {_quoted(str(real.parent))} to allowed_paths in {self.source}"
             raise Refused(f"{field}: {path}{leads} is outside the allowed folders of this host; to allow it, {remedy}")
@@ -132,14 +132,16 @@ def load_policy(path: Path = DEFAULT_PATH, *, required: bool = False) -> HostPol
 
 def _read_trusted(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise Misconfigured(f"{path} is not a regular file")
         if facts.st_uid not in {0, os.geteuid()} or facts.st_mode & 0o022:
             remedy = f"run: chown root {path} && chmod go-w {path}"
             raise Misconfigured(f"{path} could have been changed by other users, so it is not trusted; {remedy}")
-        return file.read(_MAX_BYTES).decode()
+        return os.read(descriptor, _MAX_BYTES).decode()
+    finally:
+        os.close(descriptor)
 
 
 def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:

@@ -18,7 +18,7 @@ from agent.deployment.installation import Installation, Snapshot
 from agent.deployment.journal import Journal, JournalFolder
 from agent.deployment.outcome import DeploymentOutcome, Progress
 from agent.deployment.prepare import Prepared, prepare, resolve_commands
-from agent.deployment.undo import restore_files, undo_failed, undo_interrupted
+from agent.deployment.undo import undo_before_retry, undo_failed, undo_interrupted
 from agent.policy import HostPolicy
 from connectors.probes import tls
 from connectors.targets import registry
@@ -97,12 +97,11 @@ class Deployer:
         return progress.ended("served", prepared.item.fingerprint)
 
     async def _put_back_leftover(self, prepared: Prepared, progress: Progress) -> None:
-        """Finish the undo of an interrupted attempt; its reload is made up for by this attempt's own."""
+        """Finish the undo of an interrupted attempt."""
         with progress.doing("repaired", record=False):
             journal = await in_thread(self._journals.read, prepared.item.target_id)
             if journal is not None:
-                await restore_files(journal, self._journals)
-                await in_thread(self._journals.delete, prepared.item.target_id)
+                await undo_before_retry(journal, self._journals, prepared.commands, self._runner)
 
     async def _confirm(self, prepared: Prepared, progress: Progress) -> DeploymentOutcome:
         """See whether the files in place are served, and let the daemon load them when they are not."""

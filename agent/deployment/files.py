@@ -58,11 +58,13 @@ def look(path: Path) -> Existing:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return Existing("link", link) if link else Existing("absent")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES:
             raise Refused(f"{path} is not a certificate or key file and will not be replaced; choose another path")
-        content = file.read()
+        content = os.read(descriptor, MAX_BYTES)
+    finally:
+        os.close(descriptor)
     if content.strip() and not _PEM.search(content):
         problem = "holds no PEM certificate or key and will not be replaced"
         raise Refused(f"{path} {problem}; choose another path or move the file away")

@@ -16,7 +16,7 @@ from agent.deployment.files import explained
 from agent.deployment.prepare import Endpoint, Prepared
 from connectors.probes.tls import Observation
 from connectors.targets.base import Command, Probe, Role, Runner, ServiceCommands, StagedCheck
-from core.errors import DeadlineExceeded, Refused, Transient
+from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
 
 SIGHTINGS = 3
 """Fresh connections in a row that must show the new certificate: right after a reload, old workers may still accept."""
@@ -75,7 +75,7 @@ async def served_now(endpoint: Endpoint, probe: Probe) -> str:
     """Return the fingerprint that is served at this moment, empty when nothing answers."""
     try:
         return (await _look(endpoint, probe, endpoint.timeout_s)).fingerprint
-    except Transient:
+    except CertctlError:
         return ""
 
 

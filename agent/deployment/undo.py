@@ -73,6 +73,19 @@ async def undo_interrupted(
     await in_thread(journals.delete, journal.target_id)
 
 
+async def undo_before_retry(
+    journal: Journal, journals: JournalFolder, commands: ServiceCommands, runner: Runner
+) -> None:
+    """Put everything back before a new attempt; raises only when the files cannot be put back.
+
+    A daemon that does not load the old files now is no obstacle: the new attempt checks and reloads it again, and until
+    that has worked the journal stays.
+    """
+    await restore_files(journal, journals)
+    if await _try_check(commands, runner) is None and await _try_reload(commands, runner) is None:
+        await in_thread(journals.delete, journal.target_id)
+
+
 async def restore_files(journal: Journal, journals: JournalFolder) -> None:
     """Put the files back and note that, so that a repetition cannot overwrite what an operator did meanwhile."""
     if journal.files_back:

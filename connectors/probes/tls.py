@@ -8,6 +8,7 @@ STARTTLS are not looked at.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import ssl
 import time
@@ -18,7 +19,8 @@ import anyio
 import msgspec
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from core.errors import DeadlineExceeded, InvalidInput, Transient
+from core.errors import DeadlineExceeded, Transient
+from core.names import dns_name
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -34,8 +36,11 @@ async def probe(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0)
     """Connect to ``host`` (name or address), shake hands and leave.
 
     ``sni`` is the server name to ask for; empty asks for none. Raises ``Transient`` with a human cause, as
-    ``DeadlineExceeded`` when the time is over, and ``InvalidInput`` for a name that cannot be sent.
+    ``DeadlineExceeded`` when the time is over, and ``InvalidInput`` for what is neither name nor address.
     """
+    _check_name(host, "probe.host")
+    if sni:
+        _check_name(sni, "probe.sni")
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     started = time.monotonic()
     try:
@@ -45,9 +50,15 @@ async def probe(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0)
         raise DeadlineExceeded(f"no TLS answer from {where} within {timeout_s:g} s") from error
     except (ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream, OSError) as error:
         raise Transient(_cause(error, where, sni)) from error
-    except ValueError as error:
-        raise InvalidInput.of("sni", f"{sni[:80]!r} cannot be sent as a server name: {error}") from error
     return Observation(leaf, sha256(leaf).hexdigest(), version, (time.monotonic() - started) * 1000)
+
+
+def _check_name(name: str, field: str) -> None:
+    """Refuse what the resolver or the handshake would choke on, with the field to correct."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        dns_name(name, field=field)
 
 
 async def _shake_hands(host: str, port: int, sni: str) -> tuple[bytes, str]:

@@ -22,7 +22,9 @@ PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
 class Issued:
     """One leaf with its key and chain."""
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate) -> None:
+    def __init__(
+        self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate
+    ) -> None:
         self.chain = (certificate.public_bytes(DER), issuer.public_bytes(DER))
         self.fingerprint = sha256(self.chain[0]).hexdigest()
         self.cert_pem = certificate.public_bytes(PEM) + issuer.public_bytes(PEM)

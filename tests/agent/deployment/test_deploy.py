@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.deployment.authority import Authority
-from tests.agent.deployment.world import World, served
+from tests.agent.deployment.world import World, shows
 
 STEPS = ["staged", "validated", "published", "checked", "reloaded", "served"]
 LAYOUTS = ["current", "separate", "combined"]
@@ -27,7 +27,8 @@ async def test_first_install_and_renewal_are_served(world: World, layout: str) -
     outcome = await world.deploy(second, layout)
     assert outcome.outcome == "served", outcome
     assert [step.name for step in outcome.steps] == STEPS
-    assert outcome.served_fingerprint == second.fingerprint == served(world.nginx.port)
+    assert outcome.served_fingerprint == second.fingerprint
+    shows(world.nginx.port, second)
     assert outcome.failure is None
     assert outcome.undo == "not_needed"
     assert world.holds(second, layout)
@@ -99,7 +100,7 @@ async def test_a_chain_file_can_be_added_later(world: World) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize(("before", "after"), [("current", "separate"), ("separate", "current")])
+@pytest.mark.parametrize("before, after", [("current", "separate"), ("separate", "current")])
 async def test_the_layout_can_be_changed(world: World, before: str, after: str) -> None:
     await world.install(before)
     issued = world.authority.issue()

@@ -1,0 +1,10 @@
+"""Connectors run under both event loops, so every test marked with anyio does, once under each."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
