@@ -30,6 +30,7 @@ POLL_S = 0.02
 KEEPER_PATIENCE_S = keeper.FAST_STOP_S + keeper.IMMEDIATE_STOP_S + 5.0
 INITDB_DEADLINE_S = 120.0
 SUPERUSER = "certctl"
+SOCKET_DIR_PREFIX = "certctl-"
 
 
 class DataFolder:
@@ -136,9 +137,10 @@ async def stop_orphan(cluster: Path, patience_s: float = keeper.FAST_STOP_S) -> 
     Returns a process number from ``postmaster.pid`` that now belongs to some other program. PostgreSQL would take that
     one for its predecessor and refuse to start, which happens whenever containers restart with the same small numbers.
     """
-    pid = _recorded_pid(cluster)
-    if pid is None:
+    first = _pid_file(cluster)[0]
+    if not first.isdigit():
         return None
+    pid = int(first)
     if not runs_on(pid, cluster):
         return str(pid)
     for how, wait_s in ((signal.SIGINT, patience_s), (signal.SIGQUIT, keeper.IMMEDIATE_STOP_S)):
@@ -153,12 +155,19 @@ async def stop_orphan(cluster: Path, patience_s: float = keeper.FAST_STOP_S) -> 
     )
 
 
-def _recorded_pid(cluster: Path) -> int | None:
+def remove_old_socket_dir(cluster: Path) -> None:
+    """Remove the socket's folder of a server whose keeper could not do it any more."""
+    socket_dir = Path(_pid_file(cluster)[4])
+    if socket_dir.name.startswith(SOCKET_DIR_PREFIX):
+        shutil.rmtree(socket_dir, ignore_errors=True)
+
+
+def _pid_file(cluster: Path) -> list[str]:
+    """Return the lines of ``postmaster.pid``, at least five: the first names the process, the fifth its socket folder."""
     try:
-        first = (cluster / "postmaster.pid").read_text().split("\n", 1)[0]
+        return [*(cluster / "postmaster.pid").read_text().splitlines(), *[""] * 5]
     except FileNotFoundError:
-        return None
-    return int(first) if first.isdigit() else None
+        return [""] * 5
 
 
 def runs_on(pid: int, cluster: Path) -> bool:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 import structlog
 
 from coordinator.database import driver, keeper
-from coordinator.database.datafolder import SUPERUSER, DataFolder, stop_orphan
+from coordinator.database.datafolder import SOCKET_DIR_PREFIX, SUPERUSER, DataFolder, remove_old_socket_dir, stop_orphan
 from coordinator.database.installation import Installation, clean_environment, find_installation
 from coordinator.database.unprivileged import Launcher, launcher_for
 from core.errors import Misconfigured, Transient
@@ -76,6 +76,7 @@ class EmbeddedPostgres:
             launcher = await launcher_for([self._folder.cluster, installation.bin_dir / "postgres"])
             (await self._folder.lock_for_keeper()).close()
             await self._folder.initialise(installation, launcher)
+            remove_old_socket_dir(self._folder.cluster)
             socket_dir = make_socket_dir(launcher)
             undo.callback(shutil.rmtree, socket_dir, ignore_errors=True)
             self._server = await self._launch(installation, launcher, socket_dir)
@@ -193,10 +194,12 @@ class _Server:
 def make_socket_dir(launcher: Launcher) -> Path:
     """Make a private folder for the socket under a short root: a socket's path has about a hundred bytes at most."""
     for root in (os.environ.get("RUNTIME_DIRECTORY"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp makes 0700
-        if root is None or len(os.fsencode(root)) > MAX_SOCKET_PATH - len("/certctl-12345678/.s.PGSQL.5432"):
+        if root is None or len(os.fsencode(root)) > MAX_SOCKET_PATH - len(
+            f"/{SOCKET_DIR_PREFIX}12345678/.s.PGSQL.65535"
+        ):
             continue
         with contextlib.suppress(OSError):
-            socket_dir = Path(tempfile.mkdtemp(prefix="certctl-", dir=root))
+            socket_dir = Path(tempfile.mkdtemp(prefix=SOCKET_DIR_PREFIX, dir=root))
             launcher.own(socket_dir)
             return socket_dir
     raise Misconfigured("there is no folder for the database's socket: set TMPDIR to a short, writable one")

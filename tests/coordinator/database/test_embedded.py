@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from coordinator.database import driver, installation, keeper
+from coordinator.database.datafolder import DataFolder
 from coordinator.database.embedded import EmbeddedPostgres
 from core.errors import Misconfigured
 from tests.coordinator.database.conftest import postmaster_pid, running, until, value_of
@@ -76,6 +77,15 @@ async def test_a_second_owner_is_refused_and_the_first_goes_on(
     with pytest.raises(Misconfigured, match="another coordinator runs on"):
         await EmbeddedPostgres(tmp_path / "data").start()
     assert await value_of(dsn, "SELECT 1") == 1
+
+
+async def test_the_keeper_holds_its_lock_as_long_as_there_is_a_server(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "data")
+    server = EmbeddedPostgres(folder.path, settings=FAST)
+    await server.start()
+    assert folder._try_lock("postgres.keeper.lock") is None
+    await server.stop()
+    (await folder.lock_for_keeper()).close()
 
 
 async def test_a_stopped_server_can_be_started_again_and_stop_is_harmless_twice(tmp_path: Path) -> None:

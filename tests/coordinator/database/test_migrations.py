@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,18 @@ async def test_a_failing_file_leaves_nothing_behind_and_the_ones_before_it_stay(
     assert await value_of(empty_database_url, VERSIONS) == "1 first, 2 second"
     (folder / "0003_third.sql").write_text("CREATE TABLE third (n int)")
     assert len(await migrate(empty_database_url, folder)) == 1
+
+
+async def test_a_crash_before_the_commit_leaves_nothing_behind(empty_database_url: str, folder: Path) -> None:
+    code = "import asyncio, sys, pathlib; from coordinator.database.migrations import migrate; "
+    code += "asyncio.run(migrate(sys.argv[1], pathlib.Path(sys.argv[2])))"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, empty_database_url, str(folder)),
+        env={**os.environ, "CERTCTL_CRASH_POINT": "migration_before_commit:2"},
+    )
+    assert await process.wait() == -signal.SIGKILL
+    assert await value_of(empty_database_url, VERSIONS) == "1 first"
+    assert [str(done) for done in await migrate(empty_database_url, folder)] == ["0002_second"]
 
 
 async def test_a_file_that_changed_after_it_was_applied_is_refused(empty_database_url: str, folder: Path) -> None:

@@ -108,7 +108,7 @@ async def test_a_restarted_owner_waits_until_the_killed_ones_server_has_ended(tm
 async def test_an_orphan_of_a_killed_keeper_is_stopped_first(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with owner(data_dir) as process:
-        first_line(process)
+        dsn = first_line(process)
         orphan = postmaster_pid(data_dir)
         os.kill(keeper := keeper_of(orphan), signal.SIGSTOP)
         process.kill()
@@ -120,6 +120,7 @@ async def test_an_orphan_of_a_killed_keeper_is_stopped_first(tmp_path: Path) -> 
     try:
         assert await value_of(await server.start(), "SELECT 1") == 1
         assert not running(orphan)
+        assert not socket_of(dsn).exists()
     finally:
         await server.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
 
 import pytest
 
@@ -86,15 +87,30 @@ async def test_a_wait_that_is_cancelled_leaves_the_waiter_usable(empty_database_
 
 async def test_another_replica_is_woken_and_our_own_message_is_ignored(empty_database_url: str) -> None:
     dsn = empty_database_url
-    async with hub_on(dsn) as here, hub_on(dsn) as there, overheard(dsn) as heard:
-        with here.subscribe("job:1") as own, there.subscribe("job:1") as foreign:
-            here.notify(["job:1"])
-            assert await foreign.wait(LONG_S) is True
+    async with hub_on(dsn) as here, hub_on(dsn) as there:
+        with here.subscribe("job") as own, there.subscribe("job") as foreign, here.subscribe("last") as last:
+            here.notify(["job"])
             assert await own.wait(0) is True
-            await until(lambda: len(heard) == 1)
-            there.notify(["job:2"])
-            await until(lambda: len(heard) == 2)
+            assert await foreign.wait(LONG_S) is True
+            there.notify(["last"])
+            assert await last.wait(LONG_S) is True, "messages come in order, so our own one has been heard by now"
             assert await own.wait(0) is False
+
+
+async def test_what_was_being_sent_when_the_connection_broke_is_kept() -> None:
+    class Broken:
+        add_termination_listener = staticmethod(lambda _callback: None)
+
+        async def execute(self, *_: object) -> str:
+            hub.notify(["later"])
+            raise ConnectionResetError
+
+    hub = WakeUps("postgresql://nowhere")
+    hub.notify(["earlier"])
+    with pytest.raises(ConnectionResetError):
+        await hub._tell_others(cast("driver.RawConnection", Broken()), lambda: None)
+    assert list(hub._pending) == ["earlier", "later"]
+    assert hub._work.is_set()
 
 
 async def test_topics_that_gather_go_out_in_few_messages(empty_database_url: str) -> None:
