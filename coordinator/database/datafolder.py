@@ -163,7 +163,7 @@ def remove_old_socket_dir(cluster: Path) -> None:
 
 
 def _pid_file(cluster: Path) -> list[str]:
-    """Return the lines of ``postmaster.pid``, at least five: the first names the process, the fifth its socket folder."""
+    """Return the lines of ``postmaster.pid``, at least five: the first names the process, the fifth its socket."""
     try:
         return [*(cluster / "postmaster.pid").read_text().splitlines(), *[""] * 5]
     except FileNotFoundError:
