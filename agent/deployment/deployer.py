@@ -34,10 +34,16 @@ in_thread = trio.to_thread.run_sync
 
 
 class Deployer:
-    """Installs certificates on this host; one per agent."""
+    """Installs certificates on this host; one per agent. ``parallel`` is how many services it changes at once."""
 
     def __init__(
-        self, state_dir: Path, policy: HostPolicy, *, runner: Runner | None = None, probe: Probe = tls.probe
+        self,
+        state_dir: Path,
+        policy: HostPolicy,
+        *,
+        runner: Runner | None = None,
+        probe: Probe = tls.probe,
+        parallel: int = 4,
     ) -> None:
         self._journals = JournalFolder(state_dir / "journal")
         self._scratch = state_dir / "scratch"
@@ -45,6 +51,7 @@ class Deployer:
         self._runner = runner or HostRunner()
         self._probe = probe
         self._locks: defaultdict[tuple[str, str], trio.Lock] = defaultdict(trio.Lock)
+        self._slots = trio.CapacityLimiter(parallel)
 
     async def deploy(self, item: DeploymentItem, private_key_pem: Secret[bytes]) -> DeploymentOutcome:
         """Install one version in one target and prove that it is served; the outcome says how it went."""
@@ -54,7 +61,8 @@ class Deployer:
                 prepared = prepare(item, private_key_pem, self._policy)
         except CertctlError as error:
             return progress.failed(error)
-        async with self._locks[item.target_type, prepared.service.name]:
+        # The service first: what waits for its turn there must not take a slot from another service.
+        async with self._locks[item.target_type, prepared.service.name], self._slots:
             crash_point("deploy.locked")
             return await self._transact(prepared, progress)
 

@@ -190,7 +190,6 @@ def put_back(journal: Journal) -> None:
             _put_back_file(store, journal, file)
             crash_point("deploy.undo_file")
         store.point(journal.current_before)
-        store.sweep()
         store.discard(journal.created)
         crash_point("deploy.undo_files")
 

@@ -153,7 +153,7 @@ def check_lease(job: Row, epoch: int) -> None:
 async def move(conn: Transaction, job: Row, state: JobState, steps: Sequence[Step] = ()) -> None:
     """Move a locked job to ``state``; raise ``Conflict`` when its machine does not allow that."""
     check_transition(JobKind(job["kind"]), JobState(job["state"]), state)
-    marks = [{name: value for name, value in msgspec.to_builtins(step).items() if value != ""} for step in steps]
+    marks = [{"step": step.name, "ms": step.ms, "detail": step.detail} for step in steps]
     marks.append({"step": state.lower()})
     await store.set_state(conn, job["id"], state, final=state in FINAL, steps=marks)
     conn.wake(run_topic(job["run_id"]))

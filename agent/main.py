@@ -1,0 +1,41 @@
+"""The command ``certctl-agent``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import metadata
+
+import structlog
+import trio
+
+from agent import daemon, settings
+from core import logs
+from core.errors import CertctlError
+
+EXIT_MISCONFIGURED = 2
+
+
+def main() -> int:
+    """Run the agent; exit code 0 after a clean stop or retirement, 2 when something prevents the start."""
+    parser = argparse.ArgumentParser(
+        prog="certctl-agent",
+        description="Makes keys, installs certificates and proves that they are served. Settings are CERTCTL_* variables.",
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("certctl"))
+    parser.parse_args()
+    try:
+        loaded = settings.load(os.environ)
+        logs.configure(loaded.log_level, loaded.log_format)
+        for warning in loaded.warnings:
+            structlog.get_logger().warning("setting_not_used", detail=warning)
+        trio.run(daemon.run, loaded)
+    except CertctlError as error:
+        sys.stderr.write(f"certctl-agent cannot start: {error.detail}\n")
+        return EXIT_MISCONFIGURED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
