@@ -21,6 +21,7 @@ from coordinator.settings import Settings
 from core.errors import Misconfigured
 
 GRACE_S = 25
+_GOODBYE_S = 0.5
 _BACKLOG = 4096
 
 
@@ -66,6 +67,24 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Capture none."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish requests in hand, then end; connections without one do not hold the end up."""
+        ending = asyncio.create_task(self._end_idle_connections())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_idle_connections(self) -> None:
+        """Cut connections whose peer does not answer TLS's goodbye, which would be waited for half a minute."""
+        while True:
+            await asyncio.sleep(_GOODBYE_S)
+            for connection in list(self.server_state.connections):
+                cycle = getattr(connection, "cycle", None)
+                transport = getattr(connection, "transport", None)
+                if transport is not None and (cycle is None or cycle.response_complete):
+                    transport.abort()
 
 
 def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
