@@ -19,6 +19,7 @@ from typing import Literal
 
 import msgspec
 
+from core.crash import crash_point
 from core.errors import CertctlError, InvalidInput, Misconfigured, Refused, Transient
 from core.secret import Secret
 
@@ -99,6 +100,7 @@ def replace_with_file(path: Path, temporary: str, content: Secret[bytes], attrib
     beside = path.with_name(temporary)
     beside.unlink(missing_ok=True)
     write_new(beside, content, attributes)
+    crash_point("deploy.beside")
     beside.replace(path)
     sync_folder(path.parent)
 

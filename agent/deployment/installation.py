@@ -196,6 +196,7 @@ def put_back(journal: Journal) -> None:
 
 def _put_back_file(store: VersionStore, journal: Journal, file: JournalFile) -> None:
     path, temporary = Path(file.path), _temporary(journal.target_id, file.role)
+    path.with_name(temporary).unlink(missing_ok=True)
     if file.was == "link":
         replace_with_link(path, temporary, file.link)
     elif file.was == "absent":

@@ -43,7 +43,7 @@ def test_every_crash_point_is_tried() -> None:
     named = {
         name for path in folder.glob("*.py") for name in re.findall(r'crash_point\("deploy\.(\w+)"\)', path.read_text())
     }
-    assert named == {*FORWARD, *BACKWARD, "adopted", "linked", "replaced"} - {"undo_file:2"}
+    assert named == {*FORWARD, *BACKWARD, "adopted", "linked", "replaced", "beside"} - {"undo_file:2"}
 
 
 @pytest.mark.trio
@@ -63,13 +63,15 @@ async def test_renewal_interrupted(world: World, layout: str, point: str) -> Non
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("point", ["replaced", "replaced:2", "published", "reloaded"])
+@pytest.mark.parametrize("point", ["beside", "beside:2", "beside:3", "replaced", "replaced:2", "published", "reloaded"])
 async def test_renewal_of_separate_files_interrupted(world: World, point: str) -> None:
     old, new = await world.install("separate"), world.authority.issue()
     died(world, new, world.config("separate"), point)
     await repaired(world)
     assert world.holds(old)
     shows(world.nginx.port, old)
+    assert (await world.deploy(new, "separate")).outcome == "served"
+    assert world.leftovers() == []
 
 
 @pytest.mark.trio
@@ -110,7 +112,13 @@ async def test_adoption_interrupted(world: World, layout: str, point: str, links
 @pytest.mark.trio
 @pytest.mark.parametrize(
     "layout, point",
-    [("current", "linked"), ("current", "linked:2"), ("current", "published"), ("separate", "replaced")],
+    [
+        ("current", "linked"),
+        ("current", "linked:2"),
+        ("current", "published"),
+        ("separate", "beside:2"),
+        ("separate", "replaced"),
+    ],
 )
 async def test_first_install_interrupted(world: World, layout: str, point: str) -> None:
     """The links dangle until the one rename, so the server sees nothing or a complete pair."""

@@ -77,7 +77,8 @@ def server(world: World, name: str) -> str:
 
 
 @pytest.mark.trio
-async def test_two_services_are_deployed_to_side_by_side(tmp_path: Path, authority: Authority) -> None:
+@pytest.mark.parametrize("parallel", [1, 2])
+async def test_two_services_are_deployed_to_side_by_side(tmp_path: Path, authority: Authority, parallel: int) -> None:
     world = World(tmp_path, authority)
     other = Nginx(tmp_path)
     try:
@@ -87,8 +88,8 @@ async def test_two_services_are_deployed_to_side_by_side(tmp_path: Path, authori
         world.expect_tls()
         other.write_config(world.live / "b.crt", world.live / "b.key")
         world.write_policy(f'[services.edge]\ntype = "nginx"\nconfig = "{other.config}"\n')
-        runner = WatchingRunner(meet=2)
-        deployer = world.deployer(runner=runner)
+        runner = WatchingRunner(meet=parallel)
+        deployer = world.deployer(runner=runner, parallel=parallel)
         a, b = authority.issue(), authority.issue("b.test")
         paths = {"cert_path": str(world.live / "b.crt"), "key_path": str(world.live / "b.key"), "service": "edge"}
         second = b.item(world.config(**paths, probe={"port": other.port}), target_id="tgt-b", name="b.test")
@@ -101,7 +102,7 @@ async def test_two_services_are_deployed_to_side_by_side(tmp_path: Path, authori
             nursery.start_soon(deploy, a.item(world.config()), a)
             nursery.start_soon(deploy, second, b)
         assert [outcome.outcome for outcome in outcomes] == ["served"] * 2, outcomes
-        assert runner.most == 2
+        assert runner.most == parallel
         shows(world.nginx.port, a)
         shows(other.port, b, "b.test")
     finally:
