@@ -1,0 +1,142 @@
+"""``certctl targets``: where certificates are installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from console.answer import path_of
+from console.listing import Column, fetch, show
+from console.lookup import AGENT, Names, find, find_target
+from console.model import Target
+from console.session import Session, command, group
+from console.times import exact
+from core.errors import InvalidInput
+
+app = group("Where certificates are installed.")
+
+
+@command(app, "list", paged=True)
+def list_targets(
+    session: Session,
+    *,
+    agent: Annotated[str, typer.Option("--agent", metavar="AGENT", help="Only those of this agent (id or name).")] = "",
+) -> None:
+    """List targets, newest first."""
+    agent_id = find(session.client, AGENT, agent).value.id if agent else None
+    listing, names = fetch(session, path_of("targets"), {"agent_id": agent_id}), Names(session.client)
+    rows = [] if session.out.as_json else listing.rows(Target)
+    names.resolve(AGENT, [row.agent_id for row in rows])
+    columns = [
+        Column("ID", lambda row: row.id),
+        Column("NAME", lambda row: row.name),
+        Column("TYPE", lambda row: row.type),
+        Column("AGENT", lambda row: names[row.agent_id]),
+        Column("CERTIFICATE FILE", lambda row: str(row.config.get("cert_path", ""))),
+    ]
+    show(session, listing, rows, columns)
+
+
+@command(app, "get")
+def get(
+    session: Session, target: Annotated[str, typer.Argument(metavar="TARGET", help="Id, name or AGENT/NAME.")]
+) -> None:
+    """Show a target with its configuration."""
+    answer, names = find_target(session.client, target), Names(session.client)
+    if session.out.as_json:
+        session.out.json(answer.raw)
+        return
+    found = answer.value
+    names.resolve(AGENT, [found.agent_id])
+    session.out.fields(
+        [
+            ("Target", f"{found.name} ({found.id})"),
+            ("Type", found.type),
+            ("Agent", f"{names[found.agent_id]} ({found.agent_id})"),
+            ("Added", exact(found.created_at, session.now)),
+        ]
+    )
+    session.out.heading("Configuration")
+    session.out.fields(_flat(found.config), indent="  ")
+
+
+@command(app, "create")
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="What people call it; unique on its agent.")],
+    *,
+    kind: Annotated[str, typer.Option("--type", metavar="TYPE", help="What it is, e.g. nginx.")],
+    agent: Annotated[str, typer.Option("--agent", metavar="AGENT", help="On which host: agent's id or name.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. probe.port=8443; may be repeated."),
+    ] = None,
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="Settings as JSON; - reads standard input.")
+    ] = "",
+    chosen_id: Annotated[str, typer.Option("--id", metavar="ID", help="Choose its id, e.g. tgt-web.")] = "",
+) -> None:
+    """Add a target; --set overrides what --config holds."""
+    wanted = assign(_read_config(config) if config else {}, settings or [])
+    agent_id = find(session.client, AGENT, agent).value.id
+    body: dict[str, Any] = {"name": name, "type": kind, "agent_id": agent_id, "config": wanted}
+    if chosen_id:
+        body["id"] = chosen_id
+    answer = session.client.post(path_of("targets"), Target, body)
+    if session.out.as_json:
+        session.out.json(answer.raw)
+        return
+    session.out.line(f"{answer.value.name} is {answer.value.id}")
+    session.out.note(
+        f"let it serve a certificate with: certctl certificates create NAME --target {answer.value.id} --wait"
+    )
+
+
+def assign(config: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return ``config`` with ``a.b=value`` settings applied; values are JSON where they can be, else text."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *folders, last = path.split(".")
+        if not equals or not last or not all(folders):
+            raise InvalidInput.of("--set", f"is {setting!r}; write KEY=VALUE or KEY.KEY=VALUE")
+        place = config
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise InvalidInput.of("--set", f"{path}: {folder} holds a plain value, so nothing can be set in it")
+        place[last] = _value(text)
+    return config
+
+
+def _value(text: str) -> object:
+    try:
+        return msgspec.json.decode(text, type=object)
+    except msgspec.MsgspecError:
+        return text
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+    except OSError as error:
+        raise InvalidInput.of("--config", f"{name} cannot be read: {error.strerror}") from error
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise InvalidInput.of("--config", f"{name} does not hold a JSON object: {error}") from error
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return a configuration as it would be typed with ``--set``."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in sorted(config.items()):
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value if isinstance(value, str) else msgspec.json.encode(value).decode()))
+    return pairs

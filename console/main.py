@@ -1,0 +1,77 @@
+"""The ``certctl`` command: a client of the coordinator's HTTP interface, and nothing more.
+
+Help is plain text: it is read in pipes as often as on terminals, and it is there at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from console.commands import agents, audit, authorities, certificates, jobs, status, targets
+from console.session import prepare_output
+
+EPILOG = """\b
+Where and who:
+  CERTCTL_SERVER_URL             the coordinator, default https://127.0.0.1:8443
+  CERTCTL_API_KEY                the API key; or --api-key-file FILE
+  CERTCTL_SERVER_CA_BUNDLE_PATH  the coordinator's root, PEM; or --ca-bundle FILE
+  CERTCTL_SERVER_CA_SHA256       the SHA-256 of that root instead
+On a coordinator's own host none is needed: its data folder is used
+(CERTCTL_DATA_DIR, default /var/lib/certctl as root).
+
+\b
+Exit codes:
+  0  done
+  1  it did not happen: a renewal failed, the coordinator refused, not found
+  2  wrong usage: an option, a value, a setting
+  3  the coordinator cannot be reached, is not trusted, or does not know the key
+"""
+
+app = typer.Typer(
+    name="certctl",
+    help="Certificates: issued, deployed, renewed, and proved to be served.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+status.register(app)
+app.add_typer(certificates.app, name="certificates")
+app.add_typer(agents.app, name="agents")
+app.add_typer(targets.app, name="targets")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(audit.app, name="audit")
+app.add_typer(agents.tokens, name="enrollment-tokens")
+app.add_typer(authorities.profiles, name="profiles")
+app.add_typer(authorities.issuers, name="issuers")
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if value:
+        from importlib.metadata import version  # noqa: PLC0415 - reads files
+
+        typer.echo(f"certctl {version('certctl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _certctl(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    prepare_output()
+    app()
+
+
+if __name__ == "__main__":
+    main()
