@@ -15,8 +15,8 @@ from core.sealing import Sealer
 class Context:
     """The coordinator's ports and settings.
 
-    ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root that
-    callers pin, empty when the operator brought a certificate of their own.
+    ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root
+    that callers pin, empty when the operator brought a certificate of their own.
     """
 
     settings: Settings

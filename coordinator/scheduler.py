@@ -1,7 +1,7 @@
 """The loops. Each ticks at its interval or when it is woken, never two ticks of one at once, and one replica at a time.
 
-What must not be missed does not depend on a loop being punctual: changes queue their jobs themselves, timers wake at the
-earliest due moment, and a tick that finds nothing to do is the usual one.
+What must not be missed does not depend on a loop being punctual: changes queue their jobs themselves, timers wake at
+the earliest due moment, and a tick that finds nothing to do is the usual one.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
             f"{variable}: cannot listen on {host}:{port}: {error.strerror}; stop what listens there or choose another"
         )
         raise Misconfigured(message) from error
-    bound.setblocking(False)
+    bound.settimeout(0)  # asyncio takes sockets that do not block
     return bound
 
 

@@ -107,7 +107,7 @@ async def _database_url(settings: Settings) -> AsyncIterator[str]:
 
 
 async def first_rows(ctx: Context) -> None:
-    """Create what every installation starts with; several replicas may start at once, one after another they come here."""
+    """Create what every installation starts with; replicas that start at once come here one after another."""
     async with ctx.db.transaction() as tx:
         await tx.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
         await _check_clock(ctx, await tx.fetchval("SELECT clock_timestamp()"))

@@ -63,8 +63,8 @@ def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
 def read_csr(der: bytes, *, field: str = "csr") -> tuple[CSRFacts, PublicKey]:
     """Parse a DER request and check its signature (proof of possession) and its key.
 
-    Raises ``InvalidInput`` that names ``field`` when it cannot be parsed, the signature does not fit, the key is weak or
-    of a kind that is not offered, or a name is malformed.
+    Raises ``InvalidInput`` that names ``field`` when it cannot be parsed, the signature does not fit, the key is weak
+    or of a kind that is not offered, or a name is malformed.
     """
     if len(der) > MAX_CSR_BYTES:
         raise InvalidInput.of(field, f"is {len(der)} bytes long; at most {MAX_CSR_BYTES} are read")

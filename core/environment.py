@@ -29,7 +29,7 @@ class Environment:
         self._errors: list[FieldError] = []
 
     def read(self, name: str, default: T, convert: Callable[[str], T]) -> T:
-        """Return ``convert`` of the variable's text, or ``default`` when unset; note a ``ValueError`` as its problem."""
+        """Return ``convert`` of the variable's text, ``default`` when unset; note a ``ValueError`` as its problem."""
         self._asked.add(name)
         text = self._variables.get(name, "").strip()
         if not text:

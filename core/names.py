@@ -60,8 +60,8 @@ class Name(msgspec.Struct, frozen=True, order=True):
 def parse_name(text: str, *, field: str = "sans") -> Name:
     """Read a name as people write it and decide its kind.
 
-    ``https://…`` or ``spiffe://…`` is a URI, something with ``@`` an e-mail address, an address literal an IP, all else a
-    DNS name (``*.`` allowed as the whole first label). Raises ``InvalidInput`` naming ``field``.
+    ``https://…`` or ``spiffe://…`` is a URI, something with ``@`` an e-mail address, an address literal an IP, all else
+    a DNS name (``*.`` allowed as the whole first label). Raises ``InvalidInput`` naming ``field``.
     """
     text = text.strip()
     if not text:

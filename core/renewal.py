@@ -1,7 +1,7 @@
 """When a certificate is renewed, and how long after a failure the next attempt waits.
 
-Renewal falls due when a third of the lifetime is left. The lifetime counts from the later of notBefore and the moment of
-issue, because notBefore is set back a little for clocks that are behind.
+Renewal falls due when a third of the lifetime is left. The lifetime counts from the later of notBefore and the moment
+of issue, because notBefore is set back a little for clocks that are behind.
 """
 
 from __future__ import annotations

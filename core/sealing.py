@@ -1,8 +1,8 @@
 """Secrets of the coordinator at rest: AES-256-GCM envelopes under a key derived from CERTCTL_CONFIG_ENCRYPTION_KEY.
 
-Envelope: version (1 byte, 0x01) | key id (4 bytes) | nonce (12) | ciphertext and tag. The associated data names the place
-(``issuer_keys/iss-local/<ski>``), so that an envelope moved to another row does not open. Derivation (scrypt) runs once
-at start. The key id tells which key seals; the previous key still opens until everything is sealed anew.
+Envelope: version (1 byte, 0x01) | key id (4 bytes) | nonce (12) | ciphertext and tag. The associated data names the
+place (``issuer_keys/iss-local/<ski>``), so that an envelope moved to another row does not open. Derivation (scrypt)
+runs once at start. The key id tells which key seals; the previous key still opens until everything is sealed anew.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Sealer:
 
 def _wrong_key(key_id: str) -> str:
     return (
-        f"stored secrets were sealed with another key (id {key_id}): set CERTCTL_CONFIG_ENCRYPTION_KEY to the one that was "
-        "used before, or give that one as CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS"
+        f"stored secrets were sealed with another key (id {key_id}): set CERTCTL_CONFIG_ENCRYPTION_KEY to the one that "
+        "was used before, or give that one as CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS"
     )
 
 

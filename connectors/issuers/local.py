@@ -1,7 +1,7 @@
 """The authority that signs in this process: certificates and CRLs by a key that the coordinator keeps (RFC 5280).
 
-It is a self-signed root made here, or a subordinate CA loaded from files. Keys are plain ``cryptography`` private keys, so
-that one held by an HSM can take their place. OCSP is not answered here.
+It is a self-signed root made here, or a subordinate CA loaded from files. Keys are plain ``cryptography`` private
+keys, so that one held by an HSM can take their place. OCSP is not answered here.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def subject_key_identifier(certificate: x509.Certificate) -> str:
 
 
 def usage_oids(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the OIDs of extended key usages named as in OpenSSL: serverAuth, clientAuth, emailProtection …"""
+    """Return the OIDs of extended key usages named as in OpenSSL: serverAuth, clientAuth, emailProtection."""
     return tuple(EXTENDED_KEY_USAGES[name] for name in names)
 
 

@@ -41,7 +41,7 @@ def new_credential(prefix: str) -> Secret[str]:
 
 
 async def identify(ctx: Context, authorization: str) -> Actor:
-    """Return the actor behind an ``Authorization`` header; raise ``Unauthenticated`` or, for a retired agent, ``Gone``."""
+    """Return who an ``Authorization`` header stands for; raise ``Unauthenticated``, or ``Gone`` for a retired agent."""
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
         detail = "send a credential: 'Authorization: Bearer <API key>'"
@@ -93,7 +93,7 @@ async def _insert(
 
 
 async def take_environment_keys(conn: Connection, keys: tuple[NamedKey, ...]) -> None:
-    """Make the stored environment keys equal to CERTCTL_API_KEYS_NAMED: new ones appear, missing ones are switched off."""
+    """Make the stored environment keys those of CERTCTL_API_KEYS_NAMED: add new ones, switch missing ones off."""
     stored = {(row["name"], row["role"], row["digest"]): row["id"] for row in await store.environment_keys(conn)}
     wanted = {(key.name, key.role, digest(key.key.reveal())): key for key in keys}
     gone = [key_id for identity, key_id in stored.items() if identity not in wanted]
@@ -111,7 +111,11 @@ async def make_first_key(conn: Connection, path: Path, now: datetime) -> bool:
     if await store.any_key(conn):
         return False
     _, value = await create_key(conn, SYSTEM, "admin", "admin", None, now)
+    _write_private(path, value)
+    return True
+
+
+def _write_private(path: Path, value: Secret[str]) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(value.reveal() + "\n")
-    return True

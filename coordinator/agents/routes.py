@@ -82,7 +82,7 @@ class AgentQuery(PageQuery):
 
 
 class PollQuery(Strict):
-    """Wait up to ``wait`` seconds. ``boot`` names the agent's process, ``held`` the jobs it has in hand (comma list)."""
+    """Wait up to ``wait`` seconds. ``boot`` names the agent's process, ``held`` the jobs in its hands (comma list)."""
 
     boot: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{8,64}$")]
     wait: Annotated[float, msgspec.Meta(ge=0, le=55)] = 30

@@ -59,8 +59,8 @@ async def create_token(
 async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled:
     """Register an agent's public keys under a token.
 
-    Raises ``Unauthenticated`` for a token that is unknown, used or too old, ``InvalidInput`` for malformed keys or a clock
-    that is off, ``Conflict`` for a name in use.
+    Raises ``Unauthenticated`` for a token that is unknown, used or too old, ``InvalidInput`` for malformed keys or a
+    clock that is off, ``Conflict`` for a name in use, ``Gone`` for an agent that was retired.
     """
     identity_key = check_public_key(message.identity_key, field="identity_key")
     sealing_key = check_public_key(message.sealing_key, field="sealing_key")
@@ -116,8 +116,8 @@ async def _checked_skew(tx: Transaction, time_ms: int) -> int:
     skew_ms = time_ms - int((await store.now(tx)).timestamp() * 1000)
     if abs(skew_ms) > MOST_SKEW_MS:
         way = "ahead of" if skew_ms > 0 else "behind"
-        problem = f"shows a clock {abs(skew_ms) / 1000:.0f} s {way} the coordinator's; set the host's clock (NTP) and enroll again"
-        raise InvalidInput.of("time_ms", problem)
+        problem = f"shows a clock {abs(skew_ms) / 1000:.0f} s {way} the coordinator's"
+        raise InvalidInput.of("time_ms", f"{problem}; set the host's clock (NTP) and enroll again")
     return skew_ms
 
 

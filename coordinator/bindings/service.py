@@ -1,8 +1,8 @@
 """Intent and its pursuit: what each holder and target should have, turned into jobs until they have it.
 
-``holders`` say which agent keeps a key and when its certificate is due; ``bindings`` say what each target should serve and
-what it was seen to serve. Every change queues the jobs that follow from it in its own transaction; ``reconcile`` is the
-net beneath, which finds any gap that no live job is closing.
+``holders`` say which agent keeps a key and when its certificate is due; ``bindings`` say what each target should serve
+and what it was seen to serve. Every change queues the jobs that follow from it in its own transaction; ``reconcile`` is
+the net beneath, which finds any gap that no live job is closing.
 """
 
 from __future__ import annotations

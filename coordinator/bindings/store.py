@@ -173,8 +173,8 @@ async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[R
     """Return the holders of some certificates with what their newest version says."""
     return await conn.fetch(
         """
-        SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation, serial,
-          fingerprint, not_before, not_after, revoked_at
+        SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation,
+          serial, fingerprint, not_before, not_after, revoked_at
         FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
         WHERE holders.certificate_id = ANY($1) ORDER BY holders.certificate_id, holders.agent_id
         """,

@@ -65,7 +65,7 @@ def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> St
     reasons = [row["reason"] for row in (*holders, *bindings) if row["reason"]]
     return Status(
         life=_life(holders, now),
-        service=_service(len(served), len(bindings), any(b["desired_version_id"] for b in bindings)),
+        service=_service(len(served), len(bindings), issued=any(b["desired_version_id"] for b in bindings)),
         served_on=len(served),
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
@@ -90,7 +90,7 @@ def _life(holders: Sequence[Row], now: datetime) -> Life:
     return "due" if any(h["renew_at"] and h["renew_at"] <= now for h in holders) else "valid"
 
 
-def _service(served: int, wanted: int, issued: bool) -> Service:
+def _service(served: int, wanted: int, *, issued: bool) -> Service:
     if not wanted or not issued:
         return "unknown"
     if served == wanted:

@@ -8,8 +8,8 @@ from typing import Any
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 
-COLUMNS = """id, name, common_name, names, profile_id, issuer_id, renewal_policy_id, owner_id, team_id, environment, tags,
-  key_algorithm, lifetime_s, created_at, updated_at"""
+COLUMNS = """id, name, common_name, names, profile_id, issuer_id, renewal_policy_id, owner_id, team_id, environment,
+  tags, key_algorithm, lifetime_s, created_at, updated_at"""
 _WRITTEN = tuple(name.strip() for name in COLUMNS.split(",")[:13])
 
 
@@ -41,7 +41,8 @@ async def select(
         SELECT {COLUMNS} FROM certificates
         WHERE ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
           AND ($5::text IS NULL OR common_name = $5) AND ($6::text IS NULL OR environment = $6)
-          AND ($7::text IS NULL OR EXISTS (SELECT FROM holders WHERE certificate_id = certificates.id AND agent_id = $7))
+          AND ($7::text IS NULL OR EXISTS (
+            SELECT FROM holders WHERE certificate_id = certificates.id AND agent_id = $7))
         ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
         """,
         limit,
@@ -80,8 +81,8 @@ async def versions(
     moment, row_id = after or (None, None)
     return await conn.fetch(
         """
-        SELECT id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,
-          not_after, revoked_at, created_at, der,
+        SELECT id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm,
+          not_before, not_after, revoked_at, created_at, der,
           array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
                 JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
         FROM certificate_versions AS versions

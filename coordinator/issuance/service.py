@@ -5,8 +5,8 @@
 2. The authority signs exactly that. Of the CSR nothing but the public key comes through.
 3. One transaction stores the version, answers the request, ends the job and makes the version wanted by its targets.
 
-A crash after step 1 is finished by the agent's repeated submission or by the recovery loop, with the same serial number,
-so one request never has two released versions, and every signature ever made has a known serial number.
+A crash after step 1 is finished by the agent's repeated submission or by the recovery loop, with the same serial
+number, so one request never has two released versions, and every signature ever made has a known serial number.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class _Signed(NamedTuple):
 async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmission, request_id: str) -> CSRAnswer:
     """Take an agent's CSR for a job and return the certificate; the same CSR again gets the same answer.
 
-    Raises ``NotFound`` for a job that is not this agent's, ``StaleLease``, ``InvalidInput`` for an unreadable CSR or a weak
-    key, ``Refused`` for names or a key other than wanted and for what the profile forbids. None of these changes anything.
+    Raises ``NotFound`` for a job that is not this agent's, ``StaleLease``, ``InvalidInput`` for an unreadable CSR or a
+    weak key, ``Refused`` for names or a key other than wanted and for what the profile forbids. None of these changes
+    anything.
     """
     async with ctx.db.transaction() as tx:
         job = await jobs.lock_for_worker(tx, job_id, actor.id)
@@ -152,7 +153,7 @@ def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[da
 
 
 async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> CSRAnswer:
-    """Steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
+    """Take steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
     async with ctx.db.transaction() as tx:
         request = await store.request_of_job(tx, job_id, lock=True)
         if request is None:

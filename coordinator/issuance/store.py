@@ -24,8 +24,8 @@ async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -
     """Return the request that a job has led to, locked when asked."""
     return await conn.fetchrow(
         f"""
-        SELECT id, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before, not_after,
-          version_id, created_at
+        SELECT id, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before,
+          not_after, version_id, created_at
         FROM issuance_requests WHERE job_id = $1 {"FOR UPDATE" if lock else ""}
         """,
         job_id,
@@ -64,7 +64,8 @@ async def insert_version(conn: Connection, version: dict[str, Any]) -> None:
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
     await conn.execute(
         f"""
-        INSERT INTO certificate_versions ({", ".join(names)}, generation) SELECT {places}, coalesce(max(generation), 0) + 1
+        INSERT INTO certificate_versions ({", ".join(names)}, generation)
+        SELECT {places}, coalesce(max(generation), 0) + 1
         FROM certificate_versions WHERE certificate_id = $2 AND holder = $3
         """,
         *version.values(),

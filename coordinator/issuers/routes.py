@@ -1,4 +1,4 @@
-"""Issuers for operators; issuing certificates and CRLs for relying parties (open, RFC 5280 sections 4.2.1.13, 4.2.2.1)."""
+"""Issuers for operators; issuing certificates and CRLs for relying parties (RFC 5280 sections 4.2.1.13 and 4.2.2.1)."""
 
 from __future__ import annotations
 

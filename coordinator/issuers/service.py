@@ -1,7 +1,7 @@
 """The local authority's keys and what it publishes.
 
-A CA key is made or loaded once, sealed, and opened when first used; it survives restarts and is the same on every replica.
-URLs in leaves name the key (``…/{issuer}/{ski}``), so a new key never leaves old certificates without their CRL.
+A CA key is made or loaded once, sealed, and opened when first used; it survives restarts and is the same on every
+replica. URLs in leaves name the key (``…/{issuer}/{ski}``), so a new key never leaves old certificates without a CRL.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None 
     """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not or cannot sign."""
     issuer = await store.get(tx, issuer_id)
     if issuer is None or not issuer["enabled"]:
-        detail = f"issuer {issuer_id} is {'switched off' if issuer else 'not there'}; choose another issuer for the certificate"
+        stand = "switched off" if issuer else "not there"
+        detail = f"issuer {issuer_id} is {stand}; choose another issuer for the certificate"
         raise Refused(detail)
     row = await store.key(tx, issuer_id, ski)
     if row is None:

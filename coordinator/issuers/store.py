@@ -56,7 +56,8 @@ async def insert_key(
         """
         INSERT INTO issuer_keys (issuer_id, ski, chain, sealed_key, not_after) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT (issuer_id, ski) DO UPDATE
-          SET is_current = true, chain = excluded.chain, sealed_key = excluded.sealed_key, not_after = excluded.not_after
+          SET is_current = true, chain = excluded.chain, sealed_key = excluded.sealed_key,
+            not_after = excluded.not_after
         """,
         issuer_id,
         ski,

@@ -146,8 +146,8 @@ def check_lease(job: Row, epoch: int) -> None:
         detail = f"job {job['id']} is {job['state']} already; drop this work and poll again"
         raise StaleLease(detail)
     if job["lease_epoch"] != epoch:
-        detail = f"lease epoch {epoch} of job {job['id']} is not the newest ({job['lease_epoch']}); drop this work and poll again"
-        raise StaleLease(detail)
+        found = f"lease epoch {epoch} of job {job['id']} is not the newest ({job['lease_epoch']})"
+        raise StaleLease(f"{found}; drop this work and poll again")
 
 
 async def move(conn: Transaction, job: Row, state: JobState, steps: Sequence[Step] = ()) -> None:

@@ -14,9 +14,9 @@ COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, 
   lease_epoch, failure, timeline, created_at, started_at, finished_at"""
 
 
-def mark(step: str) -> str:
-    """Return the SQL that appends ``step`` with the database's time to a timeline."""
-    return f"timeline || jsonb_build_object('step', '{step}', 'at', clock_timestamp())"
+def step(name: str) -> str:
+    """Return the SQL of a timeline's step with the database's time."""
+    return f"jsonb_build_object('step', '{name}', 'at', clock_timestamp())"
 
 
 async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> bool:
@@ -25,7 +25,7 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
         f"""
         INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
                           not_before, timeline)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, '[]'::jsonb {mark("queued").removeprefix("timeline")})
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, jsonb_build_array({step("queued")}))
         ON CONFLICT DO NOTHING RETURNING true
         """,
         job["id"],
@@ -61,7 +61,7 @@ async def claim(
         ), leased AS (
           UPDATE jobs SET lease_epoch = lease_epoch + 1, lease_owner = $2, lease_until = now() + $4::interval,
             state = CASE kind WHEN 'deployment' THEN 'Running' ELSE state END,
-            started_at = coalesce(started_at, now()), timeline = {mark("delivered")}
+            started_at = coalesce(started_at, now()), timeline = timeline || {step("delivered")}
           FROM due WHERE jobs.id = due.id RETURNING jobs.*
         )
         SELECT leased.id, leased.kind, leased.lease_epoch, leased.certificate_id, leased.version_id, leased.target_id,
@@ -159,7 +159,8 @@ async def live_deployments(conn: Connection, certificate_id: str, agent_id: str)
     return await conn.fetch(
         f"""
         SELECT {COLUMNS} FROM jobs
-        WHERE certificate_id = $1 AND agent_id = $2 AND kind = 'deployment' AND state IN ('Pending', 'Running') FOR UPDATE
+        WHERE certificate_id = $1 AND agent_id = $2 AND kind = 'deployment' AND state IN ('Pending', 'Running')
+        FOR UPDATE
         """,
         certificate_id,
         agent_id,

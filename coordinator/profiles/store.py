@@ -19,14 +19,16 @@ async def ensure_defaults(conn: Connection, issuer_id: str) -> None:
         "INSERT INTO owners (id, name, team_id) VALUES ('default', 'default', 'default') ON CONFLICT DO NOTHING"
     )
     await conn.execute(
-        "INSERT INTO renewal_policies (id, name) VALUES ('rp-default', 'At a third of the lifetime') ON CONFLICT DO NOTHING"
+        "INSERT INTO renewal_policies (id, name) VALUES ('rp-default', 'At a third of the lifetime') "
+        "ON CONFLICT DO NOTHING"
     )
     await conn.execute(
         """
         INSERT INTO profiles (id, name, description, default_issuer_id, key_algorithms, default_lifetime_s,
                               max_lifetime_s, extended_key_usages)
         VALUES ('prof-default', 'Default', 'Server certificates of any name, 47 days', $1,
-          '{ecdsa-p256,ecdsa-p384,rsa-2048,rsa-3072,rsa-4096,ed25519}', 47 * 86400, 398 * 86400, '{serverAuth,clientAuth}')
+          '{ecdsa-p256,ecdsa-p384,rsa-2048,rsa-3072,rsa-4096,ed25519}', 47 * 86400, 398 * 86400,
+          '{serverAuth,clientAuth}')
         ON CONFLICT DO NOTHING
         """,
         issuer_id,

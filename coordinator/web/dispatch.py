@@ -20,6 +20,7 @@ from coordinator.access import service as access
 from coordinator.metrics import service as metrics
 from coordinator.web import problems
 from coordinator.web.table import Access, Actor, Call, NoBody, NoQuery, Raw, Route
+from core.decoding import UNKNOWN
 from core.errors import CertctlError, Forbidden, InvalidInput, NotFound, TooLarge, UnsupportedMedia
 from core.ids import new_id
 
@@ -98,8 +99,8 @@ async def authorize(ctx: Context, route: Route, request: Request, path: dict[str
         detail = "this route needs an API key; an agent's token opens the agent's own routes only"
         raise Forbidden(detail)
     if route.access is not Access.ANY_KEY and route.access not in actor.permissions:
-        detail = f"the role {actor.role!r} does not have the permission {route.access}; ask an administrator for a key that does"
-        raise Forbidden(detail)
+        lacks = f"the role {actor.role!r} does not have the permission {route.access}"
+        raise Forbidden(f"{lacks}; ask an administrator for a key that does")
     return actor
 
 
@@ -137,7 +138,7 @@ def _read_query(route: Route) -> Any:
 def _query_error(error: msgspec.ValidationError, route: Route) -> InvalidInput:
     plain = problems.decode_error(error)
     known = [f.encode_name for f in msgspec.structs.fields(route.query)] if route.query is not NoQuery else []
-    if plain.errors and "is not a field" in plain.errors[0].problem:
+    if plain.errors[0].problem == UNKNOWN:
         remedy = f"known ones are {', '.join(known)}" if known else "this route takes none"
         return InvalidInput.of(plain.errors[0].field, f"is not a query parameter of this route; {remedy}")
     return plain

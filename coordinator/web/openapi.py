@@ -86,7 +86,9 @@ def _inline(schema: Any, components: dict[str, Any]) -> Any:
 
 def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = {"type": "string", "format": "binary"} if route.response is None else schemas[route.response]
-    found = {str(route.status): {"description": "Done", "content": {route.content_type: {"schema": schema}}}}
+    found: dict[str, dict[str, Any]] = {
+        str(route.status): {"description": "Done", "content": {route.content_type: {"schema": schema}}}
+    }
     for kind in _errors(route):
         status = str(problems.status_of(kind))
         problem = {problems.CONTENT_TYPE: {"schema": schemas[problems.Problem]}}

@@ -1,7 +1,7 @@
 """Lists: pages by number or by cursor, one shape of answer.
 
-A cursor is the sort key of the last row, ``created_at`` and ``id``, and so stays right when rows are inserted meanwhile.
-``total`` is exact up to 10,000; numbered pages end there too, and cursors go on.
+A cursor is the sort key of the last row, ``created_at`` and ``id``, and so stays right when rows are inserted
+meanwhile. ``total`` is exact up to 10,000; numbered pages end there too, and cursors go on.
 """
 
 from __future__ import annotations

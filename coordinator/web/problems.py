@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from core import errors
+from core.decoding import wrong_field
 from core.errors import CertctlError, FieldError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
@@ -25,9 +26,6 @@ STATUS: dict[type[CertctlError], int] = {
     errors.DeadlineExceeded: 504,
     errors.Transient: 503,
 }
-_MESSAGE = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `([^`]+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -67,22 +65,10 @@ def internal_problem(request_id: str) -> Problem:
 
 def decode_error(error: msgspec.MsgspecError) -> InvalidInput:
     """Turn a decoding error into one that names the field and the remedy."""
-    match = _MESSAGE.fullmatch(str(error))
-    text, path = (match["text"], match["path"] or "") if match else (str(error), "")
-    base = path.removeprefix("$").removeprefix(".")
     if not isinstance(error, msgspec.ValidationError):
-        return InvalidInput(f"the body is not JSON: {text}", errors=(FieldError("body", text),))
-    if missing := _MISSING.match(text):
-        return InvalidInput.of(_join(base, missing[1]), "is required")
-    if unknown := _UNKNOWN.match(text):
-        return InvalidInput.of(
-            _join(base, unknown[1]), "is not a field of this request; remove it or check its spelling"
-        )
-    return InvalidInput.of(base or "body", text[:1].lower() + text[1:])
-
-
-def _join(base: str, name: str) -> str:
-    return f"{base}.{name}" if base else name
+        return InvalidInput(f"the body is not JSON: {error}", errors=(FieldError("body", f"is not JSON: {error}"),))
+    wrong = wrong_field(error)
+    return InvalidInput.of(wrong.field or "body", wrong.problem)
 
 
 def encode(problem: Problem) -> bytes:
