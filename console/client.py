@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+import httpx
 import msgspec
 
 from console.answer import Answer, Listing, Parameters, decode
@@ -18,15 +19,6 @@ from console.errors import Unreachable, Untrusted, error_of
 from console.settings import Settings
 from console.trust import context_of, trust_hint
 from core.errors import CertctlError, DeadlineExceeded, Unauthenticated
-
-# httpx loads its own command line, with all of click, rich and pygments, wherever these are installed: two thirds of
-# the time that its import takes. A module that is None cannot be imported, which httpx is prepared for.
-if "httpx" not in sys.modules:
-    sys.modules["httpx._main"] = None  # type: ignore[assignment] # the documented way to block an import
-import httpx
-
-if sys.modules.get("httpx._main", httpx) is None:
-    del sys.modules["httpx._main"]
 
 T = TypeVar("T")
 MOST_ROWS = 500
@@ -132,20 +124,25 @@ class Client:
 
 def _foreign(error: httpx.TransportError, settings: Settings, method: str) -> CertctlError:
     """Translate what httpx raises, with the remedy."""
-    chain = list(_causes(error))
-    for cause in chain:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Untrusted(f"{settings.url}: {cause.verify_message}. {trust_hint(settings)}")
     if isinstance(error, httpx.ConnectTimeout):
         return Unreachable(f"{settings.url} does not answer; check the address and what lies between")
+    if isinstance(error, httpx.ConnectError):
+        return _not_connected(error, settings)
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"{settings.url} took too long to answer{_lost(method)}")
-    if any(isinstance(cause, ConnectionRefusedError) for cause in chain):
-        detail = f"nothing listens at {settings.url}; start the coordinator there, or name it with CERTCTL_SERVER_URL"
-        return Unreachable(detail)
-    if isinstance(error, httpx.ConnectError):
-        return Unreachable(f"{settings.url} cannot be reached: {error}; check CERTCTL_SERVER_URL")
     return Unreachable(f"the connection to {settings.url} broke ({str(error) or type(error).__name__}){_lost(method)}")
+
+
+def _not_connected(error: httpx.ConnectError, settings: Settings) -> CertctlError:
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Untrusted(f"{settings.url}: {cause.verify_message}. {trust_hint(settings)}")
+        if isinstance(cause, ssl.SSLError):
+            return Unreachable(f"no TLS connection to {settings.url} was possible ({error}); check CERTCTL_SERVER_URL")
+        if isinstance(cause, ConnectionRefusedError):
+            detail = f"nothing listens at {settings.url}; start the coordinator there"
+            return Unreachable(f"{detail}, or name another with CERTCTL_SERVER_URL")
+    return Unreachable(f"{settings.url} cannot be reached: {error}; check CERTCTL_SERVER_URL")
 
 
 def _lost(method: str) -> str:

@@ -5,6 +5,7 @@ Help is plain text: it is read in pipes as often as on terminals, and it is ther
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -28,6 +29,10 @@ Exit codes:
   2  wrong usage: an option, a value, a setting
   3  the coordinator cannot be reached, is not trusted, or does not know the key
 """
+
+_NOT_NEEDED = ("h2", "httpx._main", "trio")
+"""What httpx would load because it is installed for others: HTTP/2, its own command line, an event loop. Without them a
+command answers a third sooner; each is optional to httpx."""
 
 app = typer.Typer(
     name="certctl",
@@ -69,6 +74,8 @@ def _certctl(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    for name in _NOT_NEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None is the documented way to block an import
     prepare_output()
     app()
 

@@ -27,7 +27,9 @@ _WORDS = {
 }
 _HIDDEN = frozenset({"awaitingca", "completed", "failed", "cancelled", "running"})
 _DONE = {"served", "issued"}
+_INDENT = " " * 12
 _LONG_AGO = timedelta(seconds=60)
+_TOGETHER = timedelta(milliseconds=5)
 
 
 class Report:
@@ -49,9 +51,13 @@ class Report:
         self._names.resolve(AGENT, (job.agent_id for job in jobs))
         self._names.resolve(TARGET, (job.target_id for job in jobs))
         self._zero = self._zero or self._beginning(jobs[0])
-        news = [(step.at, job, step) for job in jobs for step in job.timeline[self._shown.get(job.id, 0) :]]
-        for _, job, step in sorted(news, key=lambda entry: entry[0]):
-            self._step(job, step, jobs)
+        news = [
+            (at, job, step)
+            for job in jobs
+            for at, step in list(zip(moments(job.timeline), job.timeline, strict=True))[self._shown.get(job.id, 0) :]
+        ]
+        for at, job, step in sorted(news, key=lambda entry: entry[0]):
+            self._step(at, job, step, jobs)
         self._shown = {job.id: len(job.timeline) for job in jobs}
 
     def away(self, error: Transient) -> None:
@@ -65,30 +71,42 @@ class Report:
         first = job.timeline[0].at if job.timeline else job.created_at
         return self._asked_at if self._asked_at - first > _LONG_AGO else first
 
-    def _step(self, job: Job, step: Step, jobs: Sequence[Job]) -> None:
+    def _step(self, at: datetime, job: Job, step: Step, jobs: Sequence[Job]) -> None:
         if step.label == "failed":
-            self._failure(job, jobs)
+            self._failure(at, job, jobs)
         elif step.label not in _HIDDEN:
             measured = f" ({milliseconds(step.ms)})" if step.ms is not None and step.label != "superseded" else ""
             detail = f" – {step.detail}" if step.detail else ""
             again = f", attempt {job.attempt}" if step.label == "queued" and job.attempt > 1 else ""
             text = f"{_WORDS.get(step.label, step.label)}{measured}{detail}{again}"
-            self._line(step.at, job, text, "good" if step.label == "served" else "")
+            self._line(at, job, text, "good" if step.label == "served" else "")
 
     def _line(self, at: datetime, job: Job, text: str, tone: str) -> None:
         assert self._zero is not None  # noqa: S101 - progress sets it first
         seconds = max(0.0, (at - self._zero).total_seconds())
-        self._session.out.line(Cell(f"{seconds:8.3f} s  {place(job, self._names):<24}  {text}", tone))
+        beginning = f"{seconds:8.3f} s  {place(job, self._names):<24}  "
+        self._session.out.paragraph(f"{beginning}{text}", tone, indent=_INDENT)
 
-    def _failure(self, job: Job, jobs: Sequence[Job]) -> None:
-        at = job.finished_at or self._session.now
+    def _failure(self, at: datetime, job: Job, jobs: Sequence[Job]) -> None:
         step, cause = (job.failure.step, job.failure.cause) if job.failure else ("", "no cause was reported")
         self._line(at, job, f"FAILED at {step}: {cause}" if step else f"FAILED: {cause}", "bad")
-        self._session.out.line(f"{'':12}{follow.old_certificate(job)}")
+        self._session.out.line(f"{_INDENT}{follow.old_certificate(job)}")
         again = follow.next_attempt(job, jobs)
         if again is not None:
             when = exact(again.not_before, self._session.now)
-            self._session.out.line(f"{'':12}attempt {again.attempt} is due {when}")
+            self._session.out.line(f"{_INDENT}attempt {again.attempt} is due {when}")
+
+
+def moments(timeline: Sequence[Step]) -> list[datetime]:
+    """Return when the steps ended. Agents report several at once: their durations tell how far apart they were."""
+    ends: list[datetime] = []
+    for step, later in zip(reversed(timeline), [None, *reversed(timeline)], strict=False):
+        together = later is not None and step.ms is not None and later.at - step.at < _TOGETHER
+        if later is None or not together:
+            ends.append(step.at)
+        else:
+            ends.append(min(step.at, ends[-1] - timedelta(milliseconds=later.ms or 0)))
+    return ends[::-1]
 
 
 def place(job: Job, names: Names) -> str:

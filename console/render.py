@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _STYLES = {"": "", "good": "green", "warn": "yellow", "bad": "bold red", "dim": "dim", "head": "bold"}
 _ESCAPED = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _GAP = "  "
+_MOST_IN_A_CELL = 120
+_NEVER_FOLDED = 12
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ def clean(text: str, *, lines: bool = False) -> str:
     kept = text.replace("\r\n", "\n").replace("\t", " ")
     kept = kept if lines else kept.replace("\n", " ")
     return "".join(c for c in kept if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def shorten(text: str) -> str:
+    """Return a text for a row of a table; the whole is in the thing's own page."""
+    plain = clean(text)
+    return plain if len(plain) <= _MOST_IN_A_CELL else f"{plain[: _MOST_IN_A_CELL - 1].rstrip()}…"
 
 
 def width_of(text: str) -> int:
@@ -86,6 +94,11 @@ class Output:
         for entry in error.errors:
             if entry.problem not in error.detail:
                 self._write(self._err, Cell(f"  {entry.field}: {entry.problem}"))
+
+    def paragraph(self, text: str, tone: str = "", *, indent: str = "") -> None:
+        """Write a text of several lines, each indented but the first."""
+        for place, part in enumerate(text.splitlines()):
+            self.line(Cell(part if place == 0 else f"{indent}{part}", tone))
 
     def heading(self, text: str) -> None:
         """Write a heading, with an empty line above."""
@@ -149,8 +162,9 @@ def _rich_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place, name in enumerate(names):
-        # The first column is what is copied into the next command: it is never broken.
-        table.add_column(Text(name), no_wrap=place == 0, overflow="fold")
+        # The first column is what is copied into the next command, and short words are not worth breaking.
+        widest = max((width_of(row[place].text) for row in rows), default=0)
+        table.add_column(Text(name), no_wrap=place == 0 or widest <= _NEVER_FOLDED, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell.text, style=_STYLES[cell.tone]) for cell in row))
     console.print(table)

@@ -10,11 +10,11 @@ _SECOND_MS = 1000
 
 
 def spell(span: timedelta) -> str:
-    """Return a duration in its largest unit that fits at least twice, e.g. ``31 days``, ``90 minutes``."""
-    seconds = int(abs(span.total_seconds()))
+    """Return a duration in its largest unit that fits at least twice, rounded, e.g. ``31 days``, ``90 minutes``."""
+    seconds = round(abs(span.total_seconds()))
     for name, size in _UNITS:
         if seconds >= _TWO * size or size == 1:
-            count = seconds // size
+            count = round(seconds / size)
             return f"{count} {name}" + ("" if count == 1 else "s")
     raise AssertionError(span)  # the last unit always fits
 

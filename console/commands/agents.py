@@ -18,6 +18,7 @@ from console.times import exact, relative, spell
 app = group("The hosts that hold keys and deploy.")
 tokens = group("One-time tokens that let a new agent in.")
 _NOTABLE_SKEW_MS = 2000
+_MEASURABLE_MS = 100
 
 
 def _state(agent: Agent) -> Cell:
@@ -31,7 +32,6 @@ def list_agents(session: Session) -> None:
     """List agents, newest first."""
     now = session.now
     columns = [
-        Column("ID", lambda row: row.id),
         Column("NAME", lambda row: row.name),
         Column("STATE", _state),
         Column("SEEN", lambda row: relative(row.last_seen_at, now)),
@@ -39,6 +39,7 @@ def list_agents(session: Session) -> None:
         Column("SYSTEM", lambda row: f"{row.os} {row.architecture}".strip()),
         Column("VERSION", lambda row: row.version),
         Column("CLOCK", lambda row: _skew(row.skew_ms) if abs(row.skew_ms) >= _NOTABLE_SKEW_MS else ""),
+        Column("ID", lambda row: row.id),
     ]
     show_list(session, path_of("agents"), Agent, columns)
 
@@ -65,7 +66,7 @@ def get(session: Session, agent: Annotated[str, typer.Argument(metavar="AGENT", 
             ("Address", found.address),
             ("System", f"{found.os} {found.architecture}".strip()),
             ("Version", found.version),
-            ("Clock", _skew(found.skew_ms) if found.skew_ms else "exact"),
+            ("Clock", _skew(found.skew_ms) if abs(found.skew_ms) >= _MEASURABLE_MS else "in step"),
             ("Enrolled", exact(found.enrolled_at, now)),
             ("Retired", exact(found.retired_at, now) if found.retired_at else ""),
         ]

@@ -28,9 +28,12 @@ def show(session: Session, certificate: Certificate) -> None:
     if status.bindings:
         session.out.heading("Targets")
         session.out.table(
-            ("NAME", "AGENT", "STATE", "SINCE", "WHY NOT"),
+            ("NAME", "AGENT", "STATE", "SINCE", "ID"),
             (_binding(session, names, bound, versions) for bound in status.bindings),
         )
+        for bound in status.bindings:
+            if bound.reason:
+                session.out.paragraph(f"  {bound.target_name}: {_why(bound)}", "bad", indent="  ")
     if versions:
         session.out.heading("Versions" if listing.next_cursor is None else f"Versions (the newest of {listing.total})")
         session.out.table(
@@ -55,7 +58,6 @@ def _head(session: Session, certificate: Certificate) -> list[tuple[str, Value]]
         ("Service", Cell(service, _TONES.get(status.service, "bad"))),
         ("Expires", exact(status.expires_at, now) if status.expires_at else ""),
         ("Renewal", exact(status.renew_at, now) if status.renew_at else ""),
-        ("Why", Cell(status.reason, "bad")),
         ("Key", f"{certificate.key_algorithm}, valid for {lifetime}"),
         ("Profile", certificate.profile_id),
         ("Issuer", certificate.issuer_id),
@@ -94,7 +96,7 @@ def _binding(session: Session, names: Names, bound: Binding, versions: list[Vers
         state = Cell(f"serves {older}", "warn")
     else:
         state = Cell("not served", "warn" if bound.desired_version_id is None else "bad")
-    return bound.target_name, names[bound.agent_id], state, since, _why(bound)
+    return bound.target_name, names[bound.agent_id], state, since, bound.target_id
 
 
 def _version(names: Names, version: Version) -> tuple[Value, ...]:

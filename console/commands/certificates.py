@@ -14,7 +14,7 @@ from console.errors import ExitCode
 from console.listing import Column, show_list
 from console.lookup import AGENT, CERTIFICATE, ISSUER, PROFILE, find, find_target
 from console.model import Certificate, Created, Renewal, Version
-from console.render import Cell
+from console.render import Cell, shorten
 from console.session import Session, command, group
 from console.times import relative, stamp
 from core.environment import parse_duration
@@ -54,14 +54,13 @@ def list_certificates(
     """List certificates, newest first."""
     now = session.now
     columns = [
-        Column("ID", lambda row: row.id),
         Column("NAME", lambda row: row.name),
         Column("LIFE", lambda row: toned(row.status.life)),
         Column("SERVICE", _service),
         Column("EXPIRES", lambda row: relative(row.status.expires_at, now)),
         Column("RENEWAL", lambda row: relative(row.status.renew_at, now)),
-        Column("ENVIRONMENT", lambda row: row.environment),
-        Column("WHY", lambda row: row.status.reason),
+        Column("WHY", lambda row: shorten(row.status.reason)),
+        Column("ID", lambda row: row.id),
     ]
     query = {
         "common_name": common_name or None,

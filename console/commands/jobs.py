@@ -15,7 +15,7 @@ from console.follow import old_certificate
 from console.listing import Column, fetch, show
 from console.lookup import AGENT, CERTIFICATE, TARGET, Names, find
 from console.model import Certificate, Job, Run
-from console.render import Cell, Value
+from console.render import Cell, Value, shorten
 from console.session import Session, command, group
 from console.times import exact, milliseconds, relative
 
@@ -56,7 +56,7 @@ def list_jobs(
         Column("STATE", lambda row: Cell(row.state, _TONES.get(row.state, "warn"))),
         Column("ATTEMPT", lambda row: str(row.attempt)),
         Column("WHEN", lambda row: relative(_moment(row), now)),
-        Column("CAUSE", lambda row: f"{row.failure.step}: {row.failure.cause}" if row.failure else ""),
+        Column("CAUSE", lambda row: shorten(f"{row.failure.step}: {row.failure.cause}") if row.failure else ""),
     ]
     show(session, listing, rows, columns)
 
@@ -87,10 +87,12 @@ def get(session: Session, job: Annotated[str, typer.Argument(metavar="JOB", help
             ("Target", f"{names[found.target_id]} ({found.target_id})" if found.target_id else ""),
             ("Due", exact(found.not_before, now) if found.is_live and found.started_at is None else ""),
             ("Failed at", found.failure.step if found.failure else ""),
-            ("Cause", Cell(found.failure.cause if found.failure else "", "bad")),
             ("Left behind", old_certificate(found) if found.failure else ""),
         ]
     )
+    if found.failure:
+        session.out.heading("Cause")
+        session.out.paragraph(f"  {found.failure.cause}", "bad", indent="  ")
     session.out.heading("Steps")
     session.out.table(("AT", "STEP", "TOOK", "DETAIL"), (_step(found, place) for place in range(len(found.timeline))))
 

@@ -11,7 +11,7 @@ import typer
 
 from console.answer import path_of
 from console.model import Agent, Caller, Certificate, Release
-from console.render import Cell, Value
+from console.render import Cell, Value, shorten
 from console.session import Session, command
 from console.times import relative
 
@@ -102,7 +102,7 @@ class _Report:
             service = f", {stand.service}" if stand.service in _TROUBLED_SERVICE else ""
             until = f"expires {relative(stand.expires_at, session.now)}" if stand.expires_at else ""
             tone = "warn" if stand.life in {"due", "pending"} else "bad"
-            rows.append((certificate.name, Cell(f"{stand.life}{service}", tone), until, stand.reason))
+            rows.append((certificate.name, Cell(f"{stand.life}{service}", tone), until, shorten(stand.reason)))
         return rows
 
     def _away(self, session: Session) -> list[tuple[Value, ...]]:

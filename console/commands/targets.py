@@ -33,11 +33,11 @@ def list_targets(
     rows = [] if session.out.as_json else listing.rows(Target)
     names.resolve(AGENT, [row.agent_id for row in rows])
     columns = [
-        Column("ID", lambda row: row.id),
         Column("NAME", lambda row: row.name),
         Column("TYPE", lambda row: row.type),
         Column("AGENT", lambda row: names[row.agent_id]),
         Column("CERTIFICATE FILE", lambda row: str(row.config.get("cert_path", ""))),
+        Column("ID", lambda row: row.id),
     ]
     show(session, listing, rows, columns)
 
