@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from pathlib import Path
 from typing import Any
@@ -145,6 +144,3 @@ class Agent:
         return self
 
 
-def toml_string(text: object) -> str:
-    """Return a basic TOML string; its escapes are those of JSON."""
-    return json.dumps(str(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -34,6 +35,10 @@ def look(port: int, name: str, *, host: str = "127.0.0.1", timeout_s: float = 5.
             der = tls.getpeercert(binary_form=True) or b""
     except OSError:
         return None
+    return _seen(der)
+
+
+def _seen(der: bytes) -> Seen:
     certificate = x509.load_der_x509_certificate(der)
     return Seen(
         fingerprint=hashlib.sha256(der).hexdigest(),
@@ -43,13 +48,29 @@ def look(port: int, name: str, *, host: str = "127.0.0.1", timeout_s: float = 5.
     )
 
 
-def wait_for_change(port: int, name: str, old: str, *, deadline_s: float = 30.0) -> tuple[Seen, float]:
-    """Look until something else than ``old`` is served; return it and the monotonic moment it was seen."""
+def wait_for_change(
+    port: int, name: str, old: str, *, root_pem: str = "", deadline_s: float = 30.0, pause_s: float = 0.005
+) -> tuple[Seen, float]:
+    """Look until something else than ``old`` is served; return it and the monotonic moment it was seen.
+
+    With ``root_pem`` it must also pass a client's checks: chain, name and dates.
+    """
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
-        seen = look(port, name)
-        if seen is not None and seen.fingerprint != old:
-            return seen, time.monotonic()
-        time.sleep(0.005)
+        with contextlib.suppress(OSError):
+            seen = verified(port, name, root_pem) if root_pem else look(port, name)
+            if seen is not None and seen.fingerprint != old:
+                return seen, time.monotonic()
+        time.sleep(pause_s)
     message = f"{name} on port {port} still serves {old[:16]}… after {deadline_s:.0f} s"
     raise TimeoutError(message)
+
+
+def verified(port: int, name: str, root_pem: str, *, host: str = "127.0.0.1") -> Seen:
+    """Shake hands as a browser would: chain to ``root_pem``, name and dates checked; raise ``ssl.SSLError`` otherwise."""
+    context = ssl.create_default_context(cadata=root_pem)
+    with (
+        socket.create_connection((host, port), timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname=name) as tls,
+    ):
+        return _seen(tls.getpeercert(binary_form=True) or b"")
