@@ -115,8 +115,8 @@ class Deployer:
         """See whether the files in place are served, and let the daemon load them when they are not."""
         fingerprint = prepared.item.fingerprint
         with progress.doing("served"):
-            seen = await service.served_now(prepared.endpoint, self._probe)
-        if seen == fingerprint:
+            served = await service.is_served(prepared.endpoint, fingerprint, self._probe)
+        if served:
             return progress.ended("unchanged", fingerprint)
         progress.steps.clear()
         await self._activate(prepared, progress)

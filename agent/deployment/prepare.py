@@ -10,12 +10,14 @@ import msgspec
 
 from agent.deployment.material import read_material
 from agent.policy import HostPolicy
+from connectors.probes.tls import check_name
 from connectors.targets import registry
 from connectors.targets.base import (
     FileSpec,
     FileTarget,
     FileTargetConfig,
     Material,
+    ProbeConfig,
     Service,
     ServiceCommands,
     default_sni,
@@ -69,7 +71,6 @@ def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPo
     config = registry.decode_config(item.target_type, item.config)
     service = policy.service(item.target_type, config.service)
     material = read_material(item, private_key_pem)
-    probe = config.probe
     return Prepared(
         item=item,
         connector=connector,
@@ -78,7 +79,7 @@ def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPo
         commands=resolve_commands(policy, connector, service, config.validate_action, config.reload_action),
         material=material,
         files=_place(connector.files(config, material), policy),
-        endpoint=Endpoint(probe.host, probe.port, probe.sni or default_sni(item.names), probe.timeout_s),
+        endpoint=_endpoint(config.probe, item),
     )
 
 
@@ -99,6 +100,14 @@ def resolve_commands(
         check=policy.action(validate_action) if validate_action else built_in.check,
         reload=policy.action(reload_action) if reload_action else built_in.reload,
     )
+
+
+def _endpoint(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:
+    sni = probe.sni or default_sni(item.names)
+    check_name(probe.host, "config.probe.host")
+    if sni:
+        check_name(sni, "config.probe.sni")
+    return Endpoint(probe.host, probe.port, sni, probe.timeout_s)
 
 
 def _place(files: tuple[FileSpec, ...], policy: HostPolicy) -> tuple[PlannedFile, ...]:

@@ -5,23 +5,30 @@ No undo is decided here; every function either succeeds or says why not.
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import trio
 
 from agent.deployment.files import explained
 from agent.deployment.prepare import Endpoint, Prepared
-from connectors.probes.tls import Observation
 from connectors.targets.base import Command, Probe, Role, Runner, ServiceCommands, StagedCheck
 from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
 
 SIGHTINGS = 3
-"""Fresh connections in a row that must show the new certificate: right after a reload, old workers may still accept."""
+"""Fresh connections in a row that must show the same, because several workers may answer."""
 
-_FIRST_PAUSE_S = 0.005
+SETTLE_S = 0.11
+"""How long after its first sighting the new certificate must still be what is seen.
+
+nginx lets its old workers accept for a tenth of a second beside the new ones; only then is the old certificate gone.
+"""
+
+_SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.25
 _MAX_OUTPUT = 600
 
@@ -49,47 +56,68 @@ async def reload(commands: ServiceCommands, runner: Runner) -> None:
 
 
 async def wait_until_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> None:
-    """Return when ``SIGHTINGS`` fresh connections in a row showed ``fingerprint``; raise ``DeadlineExceeded``."""
-    started = trio.current_time()
-    pause, in_a_row, seen = _FIRST_PAUSE_S, 0, ""
-    while (left := endpoint.timeout_s - (trio.current_time() - started)) > 0:
-        try:
-            observation = await _look(endpoint, probe, left)
-        except Transient as error:
-            in_a_row, seen = 0, error.detail
-        else:
-            in_a_row = in_a_row + 1 if observation.fingerprint == fingerprint else 0
-            seen = f"{endpoint} serves the certificate {observation.fingerprint}"
-        if in_a_row == SIGHTINGS:
-            return
-        if in_a_row == 0:
-            await trio.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-    remedy = "does the server block for this name use the target's paths, and is the probe's port right?"
-    raise DeadlineExceeded(
-        f"the certificate {fingerprint} was not served within {endpoint.timeout_s:g} s: {seen}; {remedy}"
-    )
+    """Return when ``fingerprint`` is what every client sees; raise ``DeadlineExceeded`` with what is seen instead."""
+    done, seen = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, endpoint.timeout_s)
+    if not done:
+        remedy = "does the server block for this name use the target's paths, and is the probe's port right?"
+        raise DeadlineExceeded(
+            f"the certificate {fingerprint} was not served within {endpoint.timeout_s:g} s: {seen.words}; {remedy}"
+        )
+
+
+async def is_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> bool:
+    """Say whether ``fingerprint`` is served already, with some patience for a reload that has just been."""
+    patience = min(endpoint.timeout_s, 3 * SETTLE_S)
+    done, _ = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, patience, settle_s=0)
+    return done
 
 
 async def served_now(endpoint: Endpoint, probe: Probe) -> str:
     """Return the fingerprint that is served at this moment, empty when nothing answers."""
-    try:
-        return (await _look(endpoint, probe, endpoint.timeout_s)).fingerprint
-    except CertctlError:
-        return ""
+    return (await _look(endpoint, probe, endpoint.timeout_s)).fingerprint
 
 
 async def served_after_undo(endpoint: Endpoint, unwanted: str, probe: Probe) -> str:
     """Return what is served once ``unwanted`` is gone, or ``unwanted`` if it stays until the deadline."""
-    with trio.move_on_after(endpoint.timeout_s):
-        while (seen := await served_now(endpoint, probe)) == unwanted:  # noqa: ASYNC110 - the server over there sets no event
-            await trio.sleep(_FIRST_PAUSE_S)
-        return seen
-    return unwanted
+    _, seen = await _watch(endpoint, probe, lambda sight: sight.fingerprint != unwanted, endpoint.timeout_s)
+    return seen.fingerprint
 
 
-async def _look(endpoint: Endpoint, probe: Probe, timeout_s: float) -> Observation:
-    return await probe(endpoint.host, endpoint.port, sni=endpoint.sni, timeout_s=timeout_s)
+class _Sight(msgspec.Struct, frozen=True):
+    """One look: a fingerprint, or none; and the same in words."""
+
+    fingerprint: str
+    words: str
+
+
+async def _watch(
+    endpoint: Endpoint, probe: Probe, fits: Callable[[_Sight], bool], timeout_s: float, *, settle_s: float = SETTLE_S
+) -> tuple[bool, _Sight]:
+    """Look until ``SIGHTINGS`` looks in a row fit, the last of them ``settle_s`` after the first that ever did."""
+    started, first, in_a_row = trio.current_time(), math.inf, 0
+    seen = _Sight("", "nothing was seen")
+    while (left := timeout_s - (elapsed := trio.current_time() - started)) > 0:
+        seen = await _look(endpoint, probe, left)
+        if fits(seen):
+            first = min(first, trio.current_time())
+            unsettled = first + settle_s - trio.current_time()
+            in_a_row = 0 if unsettled > 0 else in_a_row + 1
+            if in_a_row == SIGHTINGS:
+                return True, seen
+            await trio.sleep(max(0, min(unsettled, left)))
+        else:
+            in_a_row = 0
+            # Pauses in proportion to the time waited find the moment to a tenth without flooding a slow server.
+            await trio.sleep(min(max(elapsed / 10, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S, left))
+    return False, seen
+
+
+async def _look(endpoint: Endpoint, probe: Probe, timeout_s: float) -> _Sight:
+    try:
+        observation = await probe(endpoint.host, endpoint.port, sni=endpoint.sni, timeout_s=timeout_s)
+    except CertctlError as error:
+        return _Sight("", error.detail)
+    return _Sight(observation.fingerprint, f"{endpoint} serves the certificate {observation.fingerprint}")
 
 
 async def _run(command: Command, runner: Runner, problem: str) -> None:

@@ -38,9 +38,9 @@ async def probe(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0)
     ``sni`` is the server name to ask for; empty asks for none. Raises ``Transient`` with a human cause, as
     ``DeadlineExceeded`` when the time is over, and ``InvalidInput`` for what is neither name nor address.
     """
-    _check_name(host, "probe.host")
+    check_name(host, "probe.host")
     if sni:
-        _check_name(sni, "probe.sni")
+        check_name(sni, "probe.sni")
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     started = time.monotonic()
     try:
@@ -53,8 +53,8 @@ async def probe(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0)
     return Observation(leaf, sha256(leaf).hexdigest(), version, (time.monotonic() - started) * 1000)
 
 
-def _check_name(name: str, field: str) -> None:
-    """Refuse what the resolver or the handshake would choke on, with the field to correct."""
+def check_name(name: str, field: str) -> None:
+    """Raise ``InvalidInput`` for what the resolver or the handshake would choke on, with the field to correct."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -39,7 +39,7 @@ class ProbeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         str, msgspec.Meta(description="Server name sent in the handshake; default: the first DNS name.", max_length=253)
     ] = ""
     timeout_s: Annotated[
-        float, msgspec.Meta(description="Seconds until the new certificate must be served.", gt=0, le=300)
+        float, msgspec.Meta(description="Seconds until the new certificate must be served.", ge=0.2, le=300)
     ] = 10.0
 
 

@@ -141,7 +141,7 @@ async def test_first_install_interrupted(world: World, layout: str, point: str) 
 @pytest.mark.parametrize("point", BACKWARD)
 async def test_undo_interrupted(world: World, layout: str, point: str) -> None:
     old, new = await world.install(layout), world.authority.issue()
-    died(world, new, world.config(layout, probe={"port": free_port(), "timeout_s": 0.1}), point)
+    died(world, new, world.config(layout, probe={"port": free_port(), "timeout_s": 0.2}), point)
     if layout == "current":
         assert world.holds(old)
     await repaired(world)
@@ -159,7 +159,7 @@ async def test_undo_of_an_adoption_interrupted(world: World, point: str) -> None
     world.key.write_bytes(old.key_pem)
     world.expect_tls()
     world.nginx.start()
-    died(world, new, world.config(probe={"port": free_port(), "timeout_s": 0.1}), point)
+    died(world, new, world.config(probe={"port": free_port(), "timeout_s": 0.2}), point)
     assert world.holds(old)
     await repaired(world)
     assert world.holds(old)
@@ -185,7 +185,7 @@ async def test_a_new_deployment_finishes_the_undo_first(world: World) -> None:
     old, new = await world.install("separate"), world.authority.issue()
     died(world, new, world.config("separate"), "replaced")
     broken = world.authority.issue()
-    outcome = await world.deploy(broken, "separate", probe={"port": free_port(), "timeout_s": 0.1})
+    outcome = await world.deploy(broken, "separate", probe={"port": free_port(), "timeout_s": 0.2})
     assert outcome.undo == "done"
     assert world.holds(old)
     assert world.journals() == []

@@ -85,6 +85,8 @@ async def test_a_broken_stored_key_is_not_quoted(world: World) -> None:
         ({"owner": "nobody-of-that-name"}, "no user 'nobody-of-that-name'"),
         ({"key_mode": "0644"}, "config.key_mode"),
         ({"key_path": None}, "key_path: is required"),
+        ({"probe": {"sni": "a..b"}}, "config.probe.sni"),
+        ({"probe": {"host": "a\0b"}}, "config.probe.host"),
     ],
 )
 async def test_a_coordinator_cannot_choose_commands(world: World, change: dict[str, Any], words: str) -> None:

@@ -229,7 +229,7 @@ async def test_a_new_certificate_that_stays_served_is_a_failed_undo(world: World
             raise Transient("not yet")
         return Observation(new.chain[0], new.fingerprint, "TLSv1.3", 1.0)
 
-    config = world.config(probe={"timeout_s": 0.1})
+    config = world.config(probe={"timeout_s": 0.2})
     outcome = await world.deployer(probe=probe).deploy(new.item(config), new.secret)
     assert outcome.outcome == "failed"
     assert outcome.undo == "failed"

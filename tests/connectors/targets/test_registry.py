@@ -76,7 +76,7 @@ def test_connectors_are_imported_on_use_and_bring_no_event_loop() -> None:
         ({"cert_mode": "0666"}, "config.cert_mode", "Invalid enum value"),
         ({"probe": {"port": 0}}, "config.probe.port", ">= 1"),
         ({"probe": {"prot": 443}}, "config.probe.prot", "not a known field"),
-        ({"probe": {"timeout_s": 0}}, "config.probe.timeout_s", "> 0"),
+        ({"probe": {"timeout_s": 0}}, "config.probe.timeout_s", ">= 0.2"),
         ({"keep": -1}, "config.keep", ">= 0"),
         ({"service": "a b"}, "config.service", "regex"),
         ({"reload_action": "../x"}, "config.reload_action", "regex"),
