@@ -26,7 +26,7 @@ _STYLES = {"": "", "good": "green", "warn": "yellow", "bad": "bold red", "dim": 
 _ESCAPED = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _GAP = "  "
 _MOST_IN_A_CELL = 120
-_NEVER_FOLDED = 12
+_LEAST_TO_FOLD = 24
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,18 @@ def _print_styled(console: Console, text: str, tone: str) -> None:
 
 
 def _rich_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table in colour. Only a last column folds; a row that is too wide anyway stays one line, to be copied."""
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    widths = [max(map(width_of, column)) for column in zip(names, *_texts(rows), strict=True)]
+    natural, least = sum(widths) + len(_GAP) * (len(widths) - 1), sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
+    folds = least + _LEAST_TO_FOLD <= console.width
+    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
     for place, name in enumerate(names):
-        # The first column is what is copied into the next command, and short words are not worth breaking.
-        widest = max((width_of(row[place].text) for row in rows), default=0)
-        table.add_column(Text(name), no_wrap=place == 0 or widest <= _NEVER_FOLDED, overflow="fold")
+        table.add_column(Text(name), no_wrap=not folds or place < len(names) - 1, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell.text, style=_STYLES[cell.tone]) for cell in row))
+    if not folds:
+        console.width = max(natural, console.width)
     console.print(table)
