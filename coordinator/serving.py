@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish requests in hand, then end; connections without one do not hold the end up."""
+        self._cut_idle_connections(closing=True)
         ending = asyncio.create_task(self._end_idle_connections())
         try:
             await super().shutdown(sockets)
@@ -80,11 +81,19 @@ class Server(uvicorn.Server):
         """Cut connections whose peer does not answer TLS's goodbye, which would be waited for half a minute."""
         while True:
             await asyncio.sleep(_GOODBYE_S)
-            for connection in list(self.server_state.connections):
-                cycle = getattr(connection, "cycle", None)
-                transport = getattr(connection, "transport", None)
-                if transport is not None and (cycle is None or cycle.response_complete):
-                    transport.abort()
+            self._cut_idle_connections(closing=False)
+
+    def _cut_idle_connections(self, *, closing: bool) -> None:
+        """Cut idle connections; with ``closing`` only those that say goodbye already.
+
+        These must go first: closing a TLS transport a second time, as the server's own shutdown does, leaves it deaf to
+        ``abort`` (CPython 3.11).
+        """
+        for connection in list(self.server_state.connections):
+            cycle, transport = getattr(connection, "cycle", None), getattr(connection, "transport", None)
+            idle = cycle is None or cycle.response_complete
+            if transport is not None and idle and (transport.is_closing() or not closing):
+                transport.abort()
 
 
 def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
