@@ -11,6 +11,7 @@ import msgspec
 from coordinator.agents import service, store
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
+from coordinator.jobs import service as jobs
 from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import Conflict, Gone, InvalidInput, NotFound, Refused, StaleLease, Unauthenticated
@@ -28,7 +29,9 @@ from core.wire import (
     Work,
 )
 
-_JOB_LIST = re.compile(r"(?:job-[a-z0-9]{1,64})(?:,job-[a-z0-9]{1,64}){0,255}|")
+_JOB_LIST = re.compile(r"(?:job-[a-z0-9]{1,64})(?:,job-[a-z0-9]{1,64})*|")
+
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
 
 class Agent(msgspec.Struct):
@@ -143,11 +146,11 @@ async def token(call: Call[TokenRequest, NoQuery]) -> Token:
 async def work(call: Call[NoBody, PollQuery]) -> Work:
     """Return due work, or wait for some."""
     query = call.query
-    if not _JOB_LIST.fullmatch(query.held):
-        raise InvalidInput.of("held", "is not a comma list of at most 256 job ids")
     held = tuple(query.held.split(",")) if query.held else ()
+    if len(held) > jobs.MOST_HELD or not _JOB_LIST.fullmatch(query.held):
+        raise InvalidInput.of("held", f"is not a comma list of at most {jobs.MOST_HELD} job ids")
     stated = call.headers.get(TIME_HEADER, "")
-    time_ms = int(stated) if stated.isdigit() and len(stated) <= 15 else None  # noqa: PLR2004 - milliseconds, not noise
+    time_ms = int(stated) if _MILLISECONDS.fullmatch(stated) else None
     return await service.poll(call.ctx, call.actor.id, query.boot, held, query.wait, time_ms)
 
 

@@ -36,6 +36,8 @@ NONCE = timedelta(minutes=1)
 NONCE_BYTES = 32
 MOST_SKEW_MS = 120_000
 _TEXT_LIMIT = 255
+_FULL_HANDS_S = 1.0
+_SHORTEST_WAIT_S = 0.02
 
 
 async def create_token(
@@ -176,18 +178,22 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
 async def poll(
     ctx: Context, agent_id: str, boot: str, held: tuple[str, ...], wait_s: float, time_ms: int | None
 ) -> Work:
-    """Return this agent's due work; wait for some up to ``wait_s`` when there is none."""
-    deadline = time.monotonic() + wait_s
+    """Return this agent's due work; wait for some up to ``wait_s`` when there is none.
+
+    Hands that are full are empty again before the wait would be over, so they are asked about soon.
+    """
+    full = len(held) >= jobs.MOST_HELD
+    deadline = time.monotonic() + (min(wait_s, _FULL_HANDS_S) if full else wait_s)
     with ctx.db.wakeups.subscribe(jobs.agent_topic(agent_id)) as waiter:
         while True:
             async with ctx.db.transaction() as tx:
                 await store.touch(tx, agent_id, time_ms)
                 items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
-                next_s = None if items else await jobs.seconds_to_next(tx, agent_id)
+                next_s = None if items or full else await jobs.seconds_to_next(tx, agent_id, boot, held)
             left = deadline - time.monotonic()
             if items or left <= 0 or ctx.stopping:
                 return Work(items)
-            await waiter.wait(left if next_s is None else min(left, max(next_s, 0.005)))
+            await waiter.wait(left if next_s is None else min(left, max(next_s, _SHORTEST_WAIT_S)))
 
 
 async def purge(ctx: Context) -> None:

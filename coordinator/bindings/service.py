@@ -53,22 +53,27 @@ async def bind(conn: Transaction, certificate_id: str, target_ids: Sequence[str]
 
 
 async def request_issuance(conn: Transaction, certificate_id: str, trigger: str) -> list[str]:
-    """Queue an issuance for every holder and return the job ids; a holder whose issuance is in hand joins that one."""
+    """Queue an issuance for every holder and return the job ids; a holder whose issuance is in hand keeps that one.
+
+    All belong to one run: that of an issuance in hand, or the first new job's.
+    """
     in_hand = await jobs.renewals_in_hand(conn, certificate_id)
+    run_id = next((str(job["run_id"]) for job in in_hand.values()), "")
     job_ids: list[str] = []
     for agent_id in await store.holder_agents(conn, certificate_id):
-        run_id = job_ids[0] if job_ids else ""
-        job_id = in_hand.get(agent_id)
-        job_id = job_id or await jobs.queue_issuance(conn, certificate_id, agent_id, trigger, run_id=run_id)
-        if job_id:
+        if agent_id in in_hand:
+            job_ids.append(in_hand[agent_id]["id"])
+        elif job_id := await jobs.queue_issuance(conn, certificate_id, agent_id, trigger, run_id=run_id):
+            run_id = run_id or job_id
             job_ids.append(job_id)
     return job_ids
 
 
 async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
     """Make a new version what its holder's targets want, and queue their deployments."""
-    bindings = await store.set_version(conn, version.certificate_id, version.agent_id, version.id, version.renew_at)
+    # Jobs before bindings, as in a report: locks in two orders would meet in a deadlock.
     await jobs.cancel_deployments(conn, version.certificate_id, version.agent_id)
+    bindings = await store.set_version(conn, version.certificate_id, version.agent_id, version.id, version.renew_at)
     for binding in bindings:
         await jobs.queue_deployment(conn, binding, "issued", version.run_id)
     conn.wake(RENEWALS_TOPIC)
@@ -101,8 +106,9 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
 async def _verified(conn: Transaction, actor: Actor, job_id: str, signed: SignedReport) -> JobReport:
     verify(await agents.identity_key(conn, actor.id), signed.signature, REPORT_CONTEXT + signed.payload)
     try:
-        report = msgspec.json.decode(signed.payload, type=JobReport)
-    except msgspec.MsgspecError as error:
+        # PostgreSQL stores no NUL, and what a failing program printed may hold some.
+        report = msgspec.json.decode(signed.payload.replace(b"\\u0000", b"\\ufffd"), type=JobReport)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidInput.of("payload", f"is not a job report: {error}") from error
     if (report.agent_id, report.job_id) != (actor.id, job_id):
         raise InvalidInput.of("payload", "reports another job or another agent than the path names")
@@ -150,13 +156,16 @@ async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
 async def renew_due(ctx: Context) -> int:
     """Queue issuances for certificates that fell due; return how many. Any replica may run it at any time."""
     async with ctx.db.transaction() as conn:
-        holders = await store.due_holders(conn, ctx.clock.now(), _BATCH)
-        for holder in holders:
+        queued = 0
+        for holder in await store.due_holders(conn, ctx.clock.now(), _BATCH):
             job_id = await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "due")
+            if job_id is None:
+                continue  # another replica was faster between this one's look and its lock
+            queued += 1
             details = {"agent_id": holder["agent_id"], "job_id": job_id}
             await audit.record(conn, SYSTEM, "certificate.due", "certificate", holder["certificate_id"], details)
         crash_point("renewal.queued")
-    return len(holders)
+    return queued
 
 
 async def next_due(conn: Connection) -> datetime | None:

@@ -25,9 +25,9 @@ async def insert(conn: Connection, certificate: dict[str, Any]) -> None:
 
 
 async def get(conn: Connection, certificate_id: str, *, lock: bool = False) -> Row | None:
-    """Return one certificate, locked until the transaction's end when asked."""
+    """Return one certificate, locked until the transaction's end when asked; jobs that name it may still come in."""
     return await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM certificates WHERE id = $1 {'FOR UPDATE' if lock else ''}", certificate_id
+        f"SELECT {COLUMNS} FROM certificates WHERE id = $1 {'FOR NO KEY UPDATE' if lock else ''}", certificate_id
     )
 
 

@@ -161,6 +161,7 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             raise NotFound(detail)
         if request["state"] == "signing":
             job = await jobs.lock(tx, job_id)
+            jobs.check_unfinished(job)
             signed = await _sign(ctx, tx, request)
             crash_point("issuance.signed")
             version_id = await _store(ctx, tx, job, request, signed)

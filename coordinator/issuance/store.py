@@ -47,11 +47,13 @@ async def finish_request(conn: Connection, request_id: str, version_id: str) -> 
 
 
 async def interrupted(conn: Connection, limit: int) -> list[str]:
-    """Return the jobs whose signing began and did not end within ten seconds."""
+    """Return the jobs whose signing began, did not end within ten seconds and is still wanted."""
     rows = await conn.fetch(
         """
-        SELECT job_id FROM issuance_requests WHERE state = 'signing' AND created_at < now() - interval '10 seconds'
-        ORDER BY created_at LIMIT $1
+        SELECT job_id FROM issuance_requests AS requests JOIN jobs ON jobs.id = requests.job_id
+        WHERE requests.state = 'signing' AND requests.created_at < now() - interval '10 seconds'
+          AND jobs.state = 'AwaitingCA'
+        ORDER BY requests.created_at LIMIT $1
         """,
         limit,
     )

@@ -23,6 +23,8 @@ from core.states import FINAL, FIRST, JobKind, JobState, check_transition
 from core.wire import DeploymentItem, Failure, IssuanceItem, Step
 
 MOST_ITEMS_A_POLL = 64
+MOST_HELD = 256
+"""Jobs in the hands of one agent process at a time; the rest stays in the queue."""
 NOW = timedelta()
 
 
@@ -96,18 +98,18 @@ async def _queue(conn: Transaction, job: dict[str, Any], delay: timedelta) -> st
 async def claim(
     conn: Transaction, agent_id: str, boot: str, held: Sequence[str], lease: timedelta
 ) -> tuple[IssuanceItem | DeploymentItem, ...]:
-    """Lease what this agent's process should do next and does not hold yet."""
+    """Lease what this agent's process should do next and does not hold yet, as much as its hands can take."""
     if held:
         await store.extend_leases(conn, agent_id, boot, held, lease)
-    rows = await store.claim(conn, agent_id, boot, held, lease, MOST_ITEMS_A_POLL)
+    rows = await store.claim(conn, agent_id, boot, held, lease, min(MOST_ITEMS_A_POLL, MOST_HELD - len(held)))
     conn.wake(*{run_topic(row["run_id"]) for row in rows})
     crash_point("lease.claimed")
     return tuple(_item(row) for row in rows)
 
 
-async def seconds_to_next(conn: Transaction, agent_id: str) -> float | None:
-    """Return the seconds until this agent's next waiting job may start, or None when there is none."""
-    return await store.seconds_to_next(conn, agent_id)
+async def seconds_to_next(conn: Transaction, agent_id: str, boot: str, held: Sequence[str]) -> float | None:
+    """Return the seconds until this agent's next job may start, or None when there is none but what it holds."""
+    return await store.seconds_to_next(conn, agent_id, boot, held)
 
 
 def _item(row: Row) -> IssuanceItem | DeploymentItem:
@@ -140,11 +142,16 @@ async def lock_for_worker(conn: Transaction, job_id: str, agent_id: str) -> Row:
     return job
 
 
-def check_lease(job: Row, epoch: int) -> None:
-    """Raise ``StaleLease`` when the job ended or was leased anew since the caller got it."""
+def check_unfinished(job: Row) -> None:
+    """Raise ``StaleLease`` when the job has ended."""
     if JobState(job["state"]) in FINAL:
         detail = f"job {job['id']} is {job['state']} already; drop this work and poll again"
         raise StaleLease(detail)
+
+
+def check_lease(job: Row, epoch: int) -> None:
+    """Raise ``StaleLease`` when the job ended or was leased anew since the caller got it."""
+    check_unfinished(job)
     if job["lease_epoch"] != epoch:
         found = f"lease epoch {epoch} of job {job['id']} is not the newest ({job['lease_epoch']})"
         raise StaleLease(f"{found}; drop this work and poll again")
@@ -180,14 +187,14 @@ async def cancel_deployments(conn: Transaction, certificate_id: str, agent_id: s
         await move(conn, job, JobState.CANCELLED, [Step("superseded", 0.0)])
 
 
-async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, str]:
-    """Return the live issuance jobs of a certificate, agent → job; those that back off start now instead."""
+async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, Row]:
+    """Return the live issuance jobs of a certificate by agent; those that back off start now instead."""
     rows = await store.live_issuance(conn, certificate_id)
     waiting = [row for row in rows if row["waiting"]]
     if waiting:
         await store.start_now(conn, [row["id"] for row in waiting])
         conn.wake(*(agent_topic(row["agent_id"]) for row in waiting))
-    return {row["agent_id"]: row["id"] for row in rows}
+    return {row["agent_id"]: row for row in rows}
 
 
 async def expired_leases(conn: Transaction, limit: int) -> list[Row]:

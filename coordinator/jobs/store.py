@@ -96,14 +96,20 @@ async def extend_leases(conn: Connection, agent_id: str, boot: str, held: Sequen
     )
 
 
-async def seconds_to_next(conn: Connection, agent_id: str) -> float | None:
-    """Return the seconds until this agent's next waiting job may start, or None when there is none."""
+async def seconds_to_next(conn: Connection, agent_id: str, boot: str, held: Sequence[str]) -> float | None:
+    """Return the seconds until this agent's next job may start, or None when there is none but what it holds.
+
+    Zero means that a job is due and was passed over, because another transaction has it locked at this moment.
+    """
     wait = await conn.fetchval(
         """
-        SELECT extract(epoch FROM min(not_before) - now())::float8 FROM jobs
-        WHERE agent_id = $1 AND state IN ('AwaitingCSR', 'Pending') AND not_before > now()
+        SELECT extract(epoch FROM greatest(min(not_before) - now(), interval '0'))::float8 FROM jobs
+        WHERE agent_id = $1 AND state IN ('AwaitingCSR', 'Pending', 'Running')
+          AND NOT (lease_owner = $2 AND id = ANY($3))
         """,
         agent_id,
+        boot,
+        held,
     )
     return None if wait is None else float(wait)
 
