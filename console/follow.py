@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from console.answer import Answer, path_of
 from console.model import Job, Run
@@ -18,6 +18,7 @@ from core.errors import Transient
 if TYPE_CHECKING:
     from console.client import Client
 
+T = TypeVar("T")
 Outcome = Literal["served", "issued", "failed", "superseded", "timeout"]
 LONGEST_WAIT_S = 25.0
 _PAUSE_S = 0.25
@@ -92,11 +93,20 @@ def follow(client: Client, run_id: str, job_ids: Sequence[str], deadline: Deadli
 
 def _poll(client: Client, run_id: str, seen: int, deadline: Deadline, watcher: Watcher) -> Answer[Run] | None:
     """Return the run's next answer, or None at the deadline; nobody answering is no reason to give up before."""
+
+    def ask() -> Answer[Run]:
+        wait = round(min(LONGEST_WAIT_S, deadline.left_s), 3) if seen else 0
+        return client.get(path_of("runs", run_id), Run, {"wait": wait, "seen": seen}, wait_s=wait)
+
+    return patiently(ask, deadline, watcher)
+
+
+def patiently(ask: Callable[[], T], deadline: Deadline, watcher: Watcher) -> T | None:
+    """Return what ``ask`` returns, trying again while nobody answers; None at the deadline."""
     pause = _PAUSE_S
     while deadline.left_s > 0:
-        wait = round(min(LONGEST_WAIT_S, deadline.left_s), 3) if seen else 0
         try:
-            return client.get(path_of("runs", run_id), Run, {"wait": wait, "seen": seen}, wait_s=wait)
+            return ask()
         except Transient as error:
             watcher.away(error)
             deadline.pause(pause)

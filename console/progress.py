@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from console.model import Certificate, Job, Step
 from console.render import Cell
 from console.session import Session
 from console.times import exact, milliseconds, relative, spell, stamp
-from core.errors import NotFound, Transient
+from core.errors import Transient
 
 _WORDS = {
     "key": "key made",
@@ -48,8 +49,9 @@ class Report:
             self._is_away = False
         if self._session.out.as_json or not jobs:
             return
-        self._names.resolve(AGENT, (job.agent_id for job in jobs))
-        self._names.resolve(TARGET, (job.target_id for job in jobs))
+        with contextlib.suppress(Transient):  # an id says it as well, and the coordinator may be about to restart
+            self._names.resolve(AGENT, (job.agent_id for job in jobs))
+            self._names.resolve(TARGET, (job.target_id for job in jobs))
         self._zero = self._zero or self._beginning(jobs[0])
         news = [
             (at, job, step)
@@ -119,22 +121,25 @@ def wait(session: Session, certificate: Certificate, run_id: str, job_ids: Seque
     deadline, names = Deadline.after(seconds), Names(session.client)
     names.learn(_targets_of(certificate))
     asked_at, ends, left = session.now, list[Ended](), list(job_ids)
+    report = Report(session, names, asked_at)
     while run_id:
-        report = Report(session, names, asked_at)
         ended = follow.follow(session.client, run_id, left, deadline, report)
         ends.append(ended)
         left = [job_id for job_id in left if job_id not in {job.id for job in ended.jobs}]
-        run_id = _run_of(session, left[0]) if left and ended.outcome != "timeout" else ""
+        run_id = _run_of(session, left[0], deadline, report) if left and ended.outcome != "timeout" else ""
     worst = next((ended for ended in ends if ended.outcome not in _DONE), ends[-1])
-    _last_words(session, names, certificate, worst, seconds)
+    path = path_of("certificates", certificate.id)
+    now = follow.patiently(lambda: session.client.get(path, Certificate), deadline, report)
+    _last_words(session, names, now, worst)
+    if worst.outcome not in _DONE and not session.out.as_json:
+        _trouble(session, names, worst, seconds)
+        session.out.line(f"See: certctl certificates get {certificate.id}")
     return ExitCode.OK if worst.outcome in _DONE else ExitCode.NOT_DONE
 
 
-def _run_of(session: Session, job_id: str) -> str:
-    try:
-        return session.client.get(path_of("jobs", job_id), Job).value.run_id
-    except NotFound:
-        return ""
+def _run_of(session: Session, job_id: str, deadline: Deadline, report: Report) -> str:
+    job = follow.patiently(lambda: session.client.get(path_of("jobs", job_id), Job), deadline, report)
+    return job.value.run_id if job else ""
 
 
 class _NamedTarget(msgspec.Struct, frozen=True):
@@ -146,16 +151,11 @@ def _targets_of(certificate: Certificate) -> list[_NamedTarget]:
     return [_NamedTarget(bound.target_id, bound.target_name) for bound in certificate.status.bindings]
 
 
-def _last_words(session: Session, names: Names, certificate: Certificate, ended: Ended, seconds: float) -> None:
-    now: Answer[Certificate] | None = None
-    if ended.outcome != "timeout":
-        now = session.client.get(path_of("certificates", certificate.id), Certificate)
+def _last_words(session: Session, names: Names, certificate: Answer[Certificate] | None, ended: Ended) -> None:
     if session.out.as_json:
-        session.out.json(msgspec.json.encode(_document(ended, now)))
-    elif now is not None and ended.outcome in _DONE:
-        _success(session, names, now.value)
-    else:
-        _trouble(session, names, certificate, ended, seconds)
+        session.out.json(msgspec.json.encode(_document(ended, certificate)))
+    elif certificate is not None and ended.outcome in _DONE:
+        _success(session, names, certificate.value)
 
 
 def _document(ended: Ended, certificate: Answer[Certificate] | None) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _success(session: Session, names: Names, certificate: Certificate) -> None:
         )
 
 
-def _trouble(session: Session, names: Names, certificate: Certificate, ended: Ended, seconds: float) -> None:
-    out, again = session.out, f"certctl certificates get {certificate.id}"
+def _trouble(session: Session, names: Names, ended: Ended, seconds: float) -> None:
+    out = session.out
     out.line()
     if ended.outcome == "superseded":
         out.line(Cell("A newer version took over before this one was served everywhere.", "warn"))
@@ -221,7 +221,6 @@ def _trouble(session: Session, names: Names, certificate: Certificate, ended: En
     else:
         where = ", ".join(place(job, names) for job in ended.failed)
         out.line(Cell(f"Not done on {where}. certctl keeps trying.", "bad"))
-    out.line(f"See: {again}")
 
 
 def _waiting_for(job: Job) -> str:

@@ -1,0 +1,247 @@
+"""Things as the API answers them; every function takes what a test wants otherwise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+CERTIFICATE_ID, AGENT_ID, TARGET_ID = "mc-api", "ag-edge", "tgt-web"
+FINGERPRINT = "ab" * 32
+
+
+def at(**delta: float) -> str:
+    return (NOW + timedelta(**delta)).isoformat()
+
+
+def agent(**other: Any) -> dict[str, Any]:
+    return {
+        "id": AGENT_ID,
+        "name": "edge-1",
+        "hostname": "edge-1.example.com",
+        "os": "Debian 12",
+        "architecture": "x86_64",
+        "address": "192.0.2.7",
+        "version": "0.1.0",
+        "skew_ms": 0,
+        "last_seen_at": at(seconds=-4),
+        "enrolled_at": at(days=-9),
+        "retired_at": None,
+        "online": True,
+        **other,
+    }
+
+
+def target(**other: Any) -> dict[str, Any]:
+    config = {"cert_path": "/etc/nginx/certctl/web.crt", "probe": {"port": 8443}}
+    return {
+        "id": TARGET_ID,
+        "name": "web",
+        "type": "nginx",
+        "agent_id": AGENT_ID,
+        "config": config,
+        "created_at": at(days=-8),
+        **other,
+    }
+
+
+def holder(**other: Any) -> dict[str, Any]:
+    return {
+        "agent_id": AGENT_ID,
+        "version_id": "cv-2",
+        "generation": 2,
+        "serial": "5e71a1",
+        "fingerprint": FINGERPRINT,
+        "not_before": at(days=-1),
+        "not_after": at(days=46, minutes=1),
+        "renew_at": at(days=31, minutes=1),
+        "failures": 0,
+        "reason": "",
+        **other,
+    }
+
+
+def binding(**other: Any) -> dict[str, Any]:
+    return {
+        "target_id": TARGET_ID,
+        "target_name": "web",
+        "agent_id": AGENT_ID,
+        "desired_version_id": "cv-2",
+        "served_version_id": "cv-2",
+        "served_at": at(minutes=-5),
+        "failures": 0,
+        "reason": "",
+        **other,
+    }
+
+
+def status(**other: Any) -> dict[str, Any]:
+    return {
+        "life": "valid",
+        "service": "served",
+        "served_on": 1,
+        "wanted_on": 1,
+        "expires_at": at(days=46, minutes=1),
+        "renew_at": at(days=31, minutes=1),
+        "reason": "",
+        "holders": [holder()],
+        "bindings": [binding()],
+        **other,
+    }
+
+
+def certificate(**other: Any) -> dict[str, Any]:
+    return {
+        "id": CERTIFICATE_ID,
+        "name": "the api",
+        "common_name": "api.example.com",
+        "sans": ["api.example.com", "www.example.com"],
+        "profile_id": "prof-default",
+        "issuer_id": "iss-local",
+        "renewal_policy_id": "rp-default",
+        "owner_id": "default",
+        "team_id": "default",
+        "environment": "test",
+        "tags": {"team": "web"},
+        "key_algorithm": "ecdsa-p256",
+        "lifetime_s": 47 * 86400,
+        "created_at": at(days=-3),
+        "updated_at": at(days=-3),
+        "status": status(),
+        **other,
+    }
+
+
+def version(**other: Any) -> dict[str, Any]:
+    return {
+        "id": "cv-2",
+        "certificate_id": CERTIFICATE_ID,
+        "generation": 2,
+        "holder": AGENT_ID,
+        "issuer_id": "iss-local",
+        "serial": "5e71a1",
+        "fingerprint": FINGERPRINT,
+        "spki_sha256": "cd" * 32,
+        "key_algorithm": "ecdsa-p256",
+        "not_before": at(days=-1),
+        "not_after": at(days=46),
+        "revoked_at": None,
+        "created_at": at(days=-1),
+        "pem": "",
+        **other,
+    }
+
+
+def profile(**other: Any) -> dict[str, Any]:
+    return {
+        "id": "prof-default",
+        "name": "Default",
+        "description": "",
+        "default_issuer_id": "iss-local",
+        "key_algorithms": ["ecdsa-p256"],
+        "default_lifetime_s": 47 * 86400,
+        "max_lifetime_s": 398 * 86400,
+        "extended_key_usages": ["serverAuth"],
+        "allowed_names": [],
+        "enabled": True,
+        "created_at": at(days=-9),
+        **other,
+    }
+
+
+def issuer(**other: Any) -> dict[str, Any]:
+    return {"id": "iss-local", "name": "Local CA", "type": "local", "enabled": True, "created_at": at(days=-9), **other}
+
+
+def event(**other: Any) -> dict[str, Any]:
+    return {
+        "id": 7,
+        "at": at(minutes=-1),
+        "actor": "key:key-1",
+        "action": "certificate.created",
+        "resource_type": "certificate",
+        "resource_id": CERTIFICATE_ID,
+        "request_id": "req-1",
+        "details": {"serial": "5e71a1", "names": ["a"]},
+        **other,
+    }
+
+
+def token(**other: Any) -> dict[str, Any]:
+    return {
+        "id": "tok-1",
+        "note": "rack 4",
+        "created_by": "key:key-1",
+        "created_at": at(hours=-1),
+        "expires_at": at(hours=23),
+        "used_by": None,
+        "used_at": None,
+        **other,
+    }
+
+
+def steps(*names: str, start: float = 0.0) -> list[dict[str, Any]]:
+    """Return a timeline: ``name`` is a mark, ``name=ms`` finished work; a tenth of a second lies between."""
+    timeline = []
+    for place, text in enumerate(names):
+        name, measured, ms = text.partition("=")
+        step: dict[str, Any] = {"step": name, "at": at(seconds=start + place / 10)}
+        timeline.append(step | ({"ms": float(ms)} if measured else {}))
+    return timeline
+
+
+def issuance(**other: Any) -> dict[str, Any]:
+    return {
+        "id": "job-1",
+        "kind": "issuance",
+        "run_id": "job-1",
+        "certificate_id": CERTIFICATE_ID,
+        "agent_id": AGENT_ID,
+        "target_id": None,
+        "version_id": None,
+        "state": "Completed",
+        "trigger": "requested",
+        "attempt": 1,
+        "not_before": at(),
+        "lease_epoch": 1,
+        "failure": None,
+        "timeline": steps("queued", "delivered", "key=0.4", "csr=0.2", "awaitingca", "signed=1.5", "completed"),
+        "created_at": at(),
+        "started_at": at(),
+        "finished_at": None,
+        **other,
+    }
+
+
+def deployment(**other: Any) -> dict[str, Any]:
+    done = steps("queued", "delivered", "staged=2", "published=3", "reloaded=4", "served=50", "completed", start=1)
+    return issuance(
+        **{
+            "id": "job-2",
+            "kind": "deployment",
+            "target_id": TARGET_ID,
+            "version_id": "cv-2",
+            "trigger": "issued",
+            "timeline": done,
+            **other,
+        }
+    )
+
+
+def failed(**other: Any) -> dict[str, Any]:
+    """Return a deployment that failed and was undone."""
+    timeline = steps("queued", "delivered", "staged=2", "published=3", "undone=9", "failed", start=1)
+    failure = {"step": "checked", "cause": "unknown directive\nin nginx.conf:5", "transient": True}
+    return deployment(**{"state": "Failed", "failure": failure, "timeline": timeline, **other})
+
+
+def retry(**other: Any) -> dict[str, Any]:
+    """Return the attempt after a failed one."""
+    timeline = steps("queued", start=2)
+    fresh = {"id": "job-3", "state": "Pending", "attempt": 2, "trigger": "retry", "not_before": at(minutes=5)}
+    return deployment(**{**fresh, "timeline": timeline, "started_at": None, **other})
+
+
+def run(state: str, *jobs: dict[str, Any]) -> dict[str, Any]:
+    seen = sum(len(job["timeline"]) for job in jobs)
+    return {"id": "job-1", "certificate_id": CERTIFICATE_ID, "state": state, "seen": seen, "jobs": list(jobs)}
