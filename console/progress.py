@@ -100,15 +100,39 @@ class Report:
 
 
 def moments(timeline: Sequence[Step]) -> list[datetime]:
-    """Return when the steps ended. Agents report several at once: their durations tell how far apart they were."""
-    ends: list[datetime] = []
-    for step, later in zip(reversed(timeline), [None, *reversed(timeline)], strict=False):
-        together = later is not None and step.ms is not None and later.at - step.at < _TOGETHER
-        if later is None or not together:
-            ends.append(step.at)
+    """Return when the steps ended. Agents report several at once: their durations tell how far apart they were.
+
+    Counted back from the report; where a step failed, whose duration nobody reports, on from the mark before instead.
+    """
+    ends = [step.at for step in timeline]
+    place = len(timeline) - 1
+    while place >= 0:
+        first = _first_reported_with(timeline, place)
+        if place + 1 < len(timeline) and timeline[place + 1].label == "failed":
+            _count_on(timeline, ends, first, place)
         else:
-            ends.append(min(step.at, ends[-1] - timedelta(milliseconds=later.ms or 0)))
-    return ends[::-1]
+            for earlier in range(place - 1, first - 1, -1):
+                ends[earlier] = ends[earlier + 1] - timedelta(milliseconds=timeline[earlier + 1].ms or 0)
+        place = first - 1
+    return ends
+
+
+def _first_reported_with(timeline: Sequence[Step], last: int) -> int:
+    """Return where the measured steps begin that were reported together with the one at ``last``."""
+    first = last
+    while first > 0 and timeline[first].ms is not None and timeline[first - 1].ms is not None:
+        if timeline[first].at - timeline[first - 1].at > _TOGETHER:
+            break
+        first -= 1
+    return first
+
+
+def _count_on(timeline: Sequence[Step], ends: list[datetime], first: int, last: int) -> None:
+    moment = timeline[first - 1].at if first else timeline[first].at
+    for place in range(first, last + 1):
+        moment += timedelta(milliseconds=timeline[place].ms or 0)
+        if timeline[place].label != "undone":
+            ends[place] = min(moment, timeline[place].at)
 
 
 def place(job: Job, names: Names) -> str:

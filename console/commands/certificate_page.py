@@ -33,7 +33,8 @@ def show(session: Session, certificate: Certificate) -> None:
         )
         for bound in status.bindings:
             if bound.reason:
-                session.out.paragraph(f"  {bound.target_name}: {_why(bound)}", "bad", indent="  ")
+                tone = "bad" if bound.failures else "warn"
+                session.out.paragraph(f"  {bound.target_name}: {_why(bound)}", tone, indent="  ")
     if versions:
         session.out.heading("Versions" if listing.next_cursor is None else f"Versions (the newest of {listing.total})")
         session.out.table(

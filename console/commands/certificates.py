@@ -59,8 +59,8 @@ def list_certificates(
         Column("SERVICE", _service),
         Column("EXPIRES", lambda row: relative(row.status.expires_at, now)),
         Column("RENEWAL", lambda row: relative(row.status.renew_at, now)),
-        Column("WHY", lambda row: shorten(row.status.reason)),
         Column("ID", lambda row: row.id),
+        Column("WHY", lambda row: shorten(row.status.reason)),
     ]
     query = {
         "common_name": common_name or None,

@@ -53,6 +53,10 @@ def status(session: Session) -> None:
     report.attention(session)
 
 
+def _spoken(word: str) -> str:
+    return "partly served" if word == "partly" else word
+
+
 class _Report:
     """Counts over the newest certificates and agents."""
 
@@ -73,9 +77,8 @@ class _Report:
     def certificates_line(self, total: int) -> str:
         """Return the certificates in one line."""
         counts = self.certificate_counts()
-        parts = [
-            f"{number} {word}" for word, number in (counts["life"] + counts["service"]).items() if word != "unknown"
-        ]
+        stands = (counts["life"] + counts["service"]).items()
+        parts = [f"{number} {_spoken(word)}" for word, number in stands if word != "unknown"]
         among = f" (of the newest {len(self._certificates)})" if total > len(self._certificates) else ""
         return f"{total}" + (f": {', '.join(parts)}{among}" if parts else "")
 
@@ -99,7 +102,7 @@ class _Report:
             stand = certificate.status
             if (stand.life in _WELL and stand.service not in _TROUBLED_SERVICE) or not (stand.holders or stand.reason):
                 continue
-            service = f", {stand.service}" if stand.service in _TROUBLED_SERVICE else ""
+            service = f", {_spoken(stand.service)}" if stand.service in _TROUBLED_SERVICE else ""
             until = f"expires {relative(stand.expires_at, session.now)}" if stand.expires_at else ""
             tone = "warn" if stand.life in {"due", "pending"} else "bad"
             rows.append((certificate.name, Cell(f"{stand.life}{service}", tone), until, shorten(stand.reason)))

@@ -145,3 +145,11 @@ def test_steps_reported_together_are_told_apart_by_their_durations() -> None:
     ]
     seconds = [(moment - NOW).total_seconds() for moment in progress.moments(timeline)]
     assert seconds == [0, 5, 7, 10, 10]
+
+
+def test_steps_before_a_failure_count_on_from_the_last_mark() -> None:
+    names = {"staged": 1000.0, "reloaded": 2000.0, "undone": 500.0}
+    reported = [Step(at=NOW + timedelta(seconds=60), step=name, ms=ms) for name, ms in names.items()]
+    timeline = [Step(at=NOW, step="delivered"), *reported, Step(at=NOW + timedelta(seconds=60), step="failed")]
+    seconds = [(moment - NOW).total_seconds() for moment in progress.moments(timeline)]
+    assert seconds == [0, 1, 3, 60, 60]
