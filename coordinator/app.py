@@ -57,5 +57,6 @@ def _app(ctx: Context, routes: list[Route]) -> Quart:
     app = Quart("coordinator", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = ctx.settings.max_body_bytes
     app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.url_map.merge_slashes = False  # a path is what it is; a redirect would lose the body of a POST
     register(app, ctx, routes)
     return app

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from coordinator.access import service, store
-from coordinator.web.paging import Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import InvalidInput
 
@@ -46,7 +46,7 @@ class CreateAPIKey(Strict):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     role: Literal["viewer", "operator", "approver", "auditor", "admin"]
-    ttl_s: Annotated[int, msgspec.Meta(ge=60)] | None = None
+    ttl_s: Annotated[int, msgspec.Meta(ge=60, le=3650 * 86400)] | None = None
 
 
 class CreatedAPIKey(msgspec.Struct):
@@ -82,11 +82,7 @@ async def create(call: Call[CreateAPIKey, NoQuery]) -> CreatedAPIKey:
 
 async def list_keys(call: Call[NoBody, PageQuery]) -> Page[APIKey]:
     """List keys, newest first."""
-    where = window(call.query)
-    async with call.ctx.db.connection() as conn:
-        rows = await store.list_keys(conn, where.limit + 1, where.offset, where.after)
-        total = await store.count_keys(conn)
-    return page_of(rows, total, where, lambda row: APIKey(**row), lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.KEYS, lambda row: APIKey(**row))
 
 
 ROUTES = [

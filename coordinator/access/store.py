@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
 
 LOOKUP_BYTES = 8
+KEYS = Listing("id, name, role, source, expires_at, disabled_at, created_at", "api_keys", "key")
 
 
 async def key_candidates(conn: Connection, digest: bytes) -> list[Row]:
@@ -66,24 +67,3 @@ async def disable_keys(conn: Connection, ids: Sequence[str]) -> None:
 async def any_key(conn: Connection) -> bool:
     """Say whether any usable key exists."""
     return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM api_keys WHERE disabled_at IS NULL)"))
-
-
-async def list_keys(conn: Connection, limit: int, offset: int, after: tuple[datetime, str] | None) -> list[Row]:
-    """Return keys without their digests, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        """
-        SELECT id, name, role, source, expires_at, disabled_at, created_at FROM api_keys
-        WHERE $3::timestamptz IS NULL OR (created_at, id) < ($3, $4)
-        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-    )
-
-
-async def count_keys(conn: Connection) -> int:
-    """Return how many keys there are."""
-    return int(await conn.fetchval("SELECT count(*) FROM api_keys"))

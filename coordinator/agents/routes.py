@@ -12,7 +12,7 @@ from coordinator.agents import service, store
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
-from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import Conflict, Gone, InvalidInput, NotFound, Refused, StaleLease, Unauthenticated
 from core.wire import (
@@ -94,11 +94,7 @@ class PollQuery(Strict):
 
 async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent]:
     """List agents, newest first."""
-    where, name = window(call.query), call.query.name
-    async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, name, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn, name, EXACT_TOTAL + 1)
-    return page_of(rows, total, where, lambda row: Agent(**row), lambda row: (row["enrolled_at"], row["id"]))
+    return await read_page(call, store.LISTING, lambda row: Agent(**row), name=call.query.name)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Agent:
@@ -121,11 +117,7 @@ async def create_token(call: Call[CreateToken, NoQuery]) -> CreatedToken:
 
 async def list_tokens(call: Call[NoBody, PageQuery]) -> Page[EnrollmentToken]:
     """List enrollment tokens, newest first."""
-    where = window(call.query)
-    async with call.ctx.db.connection() as conn:
-        rows = await store.list_tokens(conn, where.limit + 1, where.offset, where.after)
-        total = await store.count_tokens(conn)
-    return page_of(rows, total, where, lambda row: EnrollmentToken(**row), lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.TOKENS, lambda row: EnrollmentToken(**row))
 
 
 async def enroll(call: Call[Enrollment, NoQuery]) -> Enrolled:

@@ -8,9 +8,14 @@ from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
 
 COLUMNS = """id, name, hostname, os, architecture, address, version, skew_ms, last_seen_at, enrolled_at, retired_at,
   last_seen_at > now() - interval '2 minutes' AND retired_at IS NULL AS online"""
+LISTING = Listing(
+    COLUMNS, "agents", "ag", moment="enrolled_at", filters={"name": "name = {}"}, always="retired_at IS NULL"
+)
+TOKENS = Listing("id, note, created_by, created_at, expires_at, used_by, used_at", "enrollment_tokens", "tok")
 
 
 async def now(conn: Connection) -> datetime:
@@ -49,27 +54,6 @@ async def use_token(conn: Connection, token_id: str, agent_id: str) -> None:
     await conn.execute("UPDATE enrollment_tokens SET used_by = $2, used_at = now() WHERE id = $1", token_id, agent_id)
 
 
-async def list_tokens(conn: Connection, limit: int, offset: int, after: tuple[datetime, str] | None) -> list[Row]:
-    """Return enrollment tokens without their values, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        """
-        SELECT id, note, created_by, created_at, expires_at, used_by, used_at FROM enrollment_tokens
-        WHERE $3::timestamptz IS NULL OR (created_at, id) < ($3, $4)
-        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-    )
-
-
-async def count_tokens(conn: Connection) -> int:
-    """Return how many enrollment tokens there are."""
-    return int(await conn.fetchval("SELECT count(*) FROM enrollment_tokens"))
-
-
 async def by_identity(conn: Connection, identity_key: bytes) -> Row | None:
     """Return the agent with this identity key."""
     return await conn.fetchrow("SELECT id, name, retired_at FROM agents WHERE identity_key = $1", identity_key)
@@ -94,40 +78,6 @@ async def get(conn: Connection, agent_id: str) -> Row | None:
 async def identity(conn: Connection, agent_id: str) -> Row | None:
     """Return an agent's public identity key and whether it was retired."""
     return await conn.fetchrow("SELECT identity_key, retired_at FROM agents WHERE id = $1", agent_id)
-
-
-async def select(
-    conn: Connection, name: str | None, limit: int, offset: int, after: tuple[datetime, str] | None
-) -> list[Row]:
-    """Return agents that are not retired, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        f"""
-        SELECT {COLUMNS} FROM agents
-        WHERE retired_at IS NULL AND ($3::timestamptz IS NULL OR (enrolled_at, id) < ($3, $4))
-          AND ($5::text IS NULL OR name = $5)
-        ORDER BY enrolled_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-        name,
-    )
-
-
-async def count(conn: Connection, name: str | None, most: int) -> int:
-    """Count agents that are not retired, at most ``most``."""
-    return int(
-        await conn.fetchval(
-            """
-            SELECT count(*) FROM (
-              SELECT FROM agents WHERE retired_at IS NULL AND ($2::text IS NULL OR name = $2) LIMIT $1) AS matches
-            """,
-            most,
-            name,
-        )
-    )
 
 
 async def insert_nonce(conn: Connection, digest: bytes, agent_id: str, ttl: timedelta) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from coordinator.audit import store
-from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.database.listing import EXACT_TOTAL, Rows
+from coordinator.web.paging import Page, PageQuery, page_of, window
 from coordinator.web.table import Call, NoBody, Permission, Route
-from core.errors import InvalidInput
+
+_EVENT_ID = "[0-9]{1,18}"
 
 
 class AuditEvent(msgspec.Struct):
@@ -37,15 +39,13 @@ class AuditQuery(PageQuery):
 
 async def list_events(call: Call[NoBody, AuditQuery]) -> Page[AuditEvent]:
     """List events, newest first."""
-    where, query = window(call.query), call.query
+    where, query = window(call.query, _EVENT_ID), call.query
     filters = {name: getattr(query, name) for name in ("actor", "action", "resource_type", "resource_id")}
-    if where.after and not where.after[1].isdigit():
-        raise InvalidInput.of("cursor", "is not one that this list gave; start again without it")
     before = int(where.after[1]) if where.after else None
     async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, filters, where.limit + 1, where.offset, before)
-        total = await store.count(conn, filters, EXACT_TOTAL + 1)
-    return page_of(rows, total, where, lambda row: AuditEvent(**row), lambda row: (row["at"], str(row["id"])))
+        found = await store.select(conn, filters, where.limit + 1, where.offset, before)
+        rows = Rows(found, await store.count(conn, filters, EXACT_TOTAL + 1))
+    return page_of(rows, where, lambda row: AuditEvent(**row), "at")
 
 
 ROUTES = [

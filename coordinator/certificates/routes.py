@@ -11,7 +11,7 @@ from coordinator.certificates import service, store
 from coordinator.certificates.status import Status
 from coordinator.database.driver import Record as Row
 from coordinator.profiles.service import Lifetime
-from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, list_window, page_of, read_page
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
 from core.certificates import chain_to_pem
 from core.errors import Conflict, NotFound, Refused
@@ -117,15 +117,13 @@ def _version(row: Row) -> Version:
 
 async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certificate]:
     """List certificates, newest first."""
-    where, query = window(call.query), call.query
-    filters = {name: getattr(query, name) for name in ("common_name", "environment", "agent_id")}
+    where, query = list_window(call.query, store.LISTING), call.query
     async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, filters, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn, filters, EXACT_TOTAL + 1)
-        stand = await service.statuses(call.ctx, conn, [row["id"] for row in rows])
-    return page_of(
-        rows, total, where, lambda row: _shape(row, stand[row["id"]]), lambda row: (row["created_at"], row["id"])
-    )
+        rows = await store.LISTING.read(
+            conn, where, common_name=query.common_name, environment=query.environment, agent_id=query.agent_id
+        )
+        stand = await service.statuses(call.ctx, conn, [row["id"] for row in rows.found])
+    return page_of(rows, where, lambda row: _shape(row, stand[row["id"]]))
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Certificate:
@@ -152,14 +150,12 @@ async def create(call: Call[CreateCertificate, NoQuery]) -> Created:
 
 async def list_versions(call: Call[NoBody, PageQuery]) -> Page[Version]:
     """List what was issued, newest first."""
-    where, certificate_id = window(call.query), call.path["certificate_id"]
+    certificate_id = call.path["certificate_id"]
     async with call.ctx.db.connection() as conn:
         if await store.get(conn, certificate_id) is None:
             detail = f"there is no certificate {certificate_id}"
             raise NotFound(detail)
-        rows = await store.versions(conn, certificate_id, where.limit + 1, where.offset, where.after)
-        total = await store.count_versions(conn, certificate_id)
-    return page_of(rows, total, where, _version, lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.VERSIONS, _version, certificate_id=certificate_id)
 
 
 async def renew(call: Call[NoBody, NoQuery]) -> Renewal:

@@ -55,13 +55,13 @@ async def create(ctx: Context, actor: Actor, wish: Wish, request_id: str) -> tup
     Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile forbids,
     ``Conflict`` for a chosen id that is taken.
     """
-    certificate_id = check_chosen("mc", wish.id) if wish.id else new_id("mc")
+    certificate_id = check_chosen("mc", wish.id) if wish.id is not None else new_id("mc")
     names = wanted_names(wish.common_name, wish.sans)
     try:
         async with ctx.db.transaction() as tx:
             row = await _row(tx, certificate_id, wish, names)
             agent_of = await targets.agents_of(tx, wish.target_ids)
-            holders = sorted({*agent_of.values(), *([wish.agent_id] if wish.agent_id else [])})
+            holders = sorted({*agent_of.values(), *([] if wish.agent_id is None else [wish.agent_id])})
             await store.insert(tx, row)
             await bindings.bind(tx, certificate_id, wish.target_ids, holders)
             details = {**row, "names": [str(name) for name in names], "target_ids": wish.target_ids}
@@ -100,7 +100,7 @@ async def _row(tx: Transaction, certificate_id: str, wish: Wish, names: tuple[Na
         "common_name": names[0].value,
         "names": names,
         "profile_id": profile.id,
-        "issuer_id": wish.issuer_id or profile.default_issuer_id,
+        "issuer_id": profile.default_issuer_id if wish.issuer_id is None else wish.issuer_id,
         "renewal_policy_id": wish.renewal_policy_id,
         "owner_id": wish.owner_id,
         "team_id": wish.team_id,

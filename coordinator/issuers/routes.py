@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from coordinator.issuers import service, store
-from coordinator.web.paging import Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Raw, Route
 from core.certificates import fingerprint
 from core.errors import NotFound
@@ -25,11 +25,7 @@ class Issuer(msgspec.Struct):
 
 async def list_issuers(call: Call[NoBody, PageQuery]) -> Page[Issuer]:
     """List issuers, newest first."""
-    where = window(call.query)
-    async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn)
-    return page_of(rows, total, where, lambda row: Issuer(**row), lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.LISTING, lambda row: Issuer(**row))
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Issuer:

@@ -7,6 +7,10 @@ from datetime import datetime
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
+
+COLUMNS = "id, name, type, enabled, created_at"
+LISTING = Listing(COLUMNS, "issuers", "iss")
 
 
 async def insert(conn: Connection, issuer_id: str, name: str, kind: str) -> bool:
@@ -21,30 +25,9 @@ async def insert(conn: Connection, issuer_id: str, name: str, kind: str) -> bool
 async def get(conn: Connection, issuer_id: str, *, lock: bool = False) -> Row | None:
     """Return one issuer, locked until the transaction's end when asked."""
     return await conn.fetchrow(
-        f"SELECT id, name, type, enabled, created_at FROM issuers WHERE id = $1 {'FOR UPDATE' if lock else ''}",
+        f"SELECT {COLUMNS} FROM issuers WHERE id = $1 {'FOR UPDATE' if lock else ''}",
         issuer_id,
     )
-
-
-async def select(conn: Connection, limit: int, offset: int, after: tuple[datetime, str] | None) -> list[Row]:
-    """Return issuers, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        """
-        SELECT id, name, type, enabled, created_at FROM issuers
-        WHERE $3::timestamptz IS NULL OR (created_at, id) < ($3, $4)
-        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-    )
-
-
-async def count(conn: Connection) -> int:
-    """Return how many issuers there are."""
-    return int(await conn.fetchval("SELECT count(*) FROM issuers"))
 
 
 async def insert_key(

@@ -15,7 +15,7 @@ import msgspec
 
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service, store
-from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import NotFound
 from core.states import FINAL, JobKind, JobState
@@ -92,12 +92,16 @@ def run_state(jobs: Sequence[Job]) -> RunState:
 
 async def list_jobs(call: Call[NoBody, JobQuery]) -> Page[Job]:
     """List jobs, newest first."""
-    where, query = window(call.query), call.query
-    filters = {name: getattr(query, name) for name in ("certificate_id", "agent_id", "state", "kind")}
-    async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, filters, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn, filters, EXACT_TOTAL + 1)
-    return page_of(rows, total, where, shape, lambda row: (row["created_at"], row["id"]))
+    query = call.query
+    return await read_page(
+        call,
+        store.LISTING,
+        shape,
+        certificate_id=query.certificate_id,
+        agent_id=query.agent_id,
+        state=query.state,
+        kind=query.kind,
+    )
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Job:

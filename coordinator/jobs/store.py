@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
 
 # A run as it is read from the table, without the agent's signed report.
 COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
   lease_epoch, failure, timeline, created_at, started_at, finished_at"""
+_FILTERS = ("certificate_id", "agent_id", "state", "kind")
+LISTING = Listing(COLUMNS, "jobs", "job", filters={name: f"{name} = {{}}" for name in _FILTERS})
 
 
 def step(name: str) -> str:
@@ -182,46 +185,6 @@ async def expired(conn: Connection, limit: int) -> list[Row]:
         """,
         limit,
     )
-
-
-async def select(
-    conn: Connection, filters: dict[str, str | None], limit: int, offset: int, after: tuple[datetime, str] | None
-) -> list[Row]:
-    """Return jobs, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        f"""
-        SELECT {COLUMNS} FROM jobs
-        WHERE ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
-          AND ($5::text IS NULL OR certificate_id = $5) AND ($6::text IS NULL OR agent_id = $6)
-          AND ($7::text IS NULL OR state = $7) AND ($8::text IS NULL OR kind = $8)
-        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-        *_filter_values(filters),
-    )
-
-
-async def count(conn: Connection, filters: dict[str, str | None], most: int) -> int:
-    """Count matching jobs, at most ``most``."""
-    return int(
-        await conn.fetchval(
-            """
-            SELECT count(*) FROM (SELECT FROM jobs
-              WHERE ($2::text IS NULL OR certificate_id = $2) AND ($3::text IS NULL OR agent_id = $3)
-                AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR kind = $5) LIMIT $1) AS matches
-            """,
-            most,
-            *_filter_values(filters),
-        )
-    )
-
-
-def _filter_values(filters: dict[str, str | None]) -> tuple[str | None, ...]:
-    return tuple(filters[name] for name in ("certificate_id", "agent_id", "state", "kind"))
 
 
 async def of_run(conn: Connection, run_id: str) -> list[Row]:

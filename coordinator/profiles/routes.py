@@ -12,7 +12,7 @@ from coordinator.database import driver
 from coordinator.issuers import service as issuers
 from coordinator.profiles import store
 from coordinator.profiles.service import Lifetime
-from coordinator.web.paging import Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import Conflict, InvalidInput, NotFound
 from core.ids import check_chosen, new_id
@@ -53,11 +53,7 @@ class CreateProfile(Strict):
 
 async def list_profiles(call: Call[NoBody, PageQuery]) -> Page[Profile]:
     """List profiles, newest first."""
-    where = window(call.query)
-    async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn)
-    return page_of(rows, total, where, lambda row: Profile(**row), lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.LISTING, lambda row: Profile(**row))
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Profile:
@@ -77,7 +73,7 @@ async def _get(call: Call[NoBody, NoQuery] | Call[CreateProfile, NoQuery], profi
 async def create(call: Call[CreateProfile, NoQuery]) -> Profile:
     """Add a profile."""
     body = call.body
-    profile_id = check_chosen("prof", body.id) if body.id else new_id("prof")
+    profile_id = check_chosen("prof", body.id) if body.id is not None else new_id("prof")
     default_lifetime_s = body.default_lifetime_s or body.max_lifetime_s
     if default_lifetime_s > body.max_lifetime_s:
         raise InvalidInput.of("default_lifetime_s", "is longer than max_lifetime_s")

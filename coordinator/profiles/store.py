@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
 
 COLUMNS = """id, name, description, default_issuer_id, key_algorithms, default_lifetime_s, max_lifetime_s,
   extended_key_usages, allowed_names, enabled, created_at"""
+LISTING = Listing(COLUMNS, "profiles", "prof")
 
 
 async def ensure_defaults(conn: Connection, issuer_id: str) -> None:
@@ -50,26 +51,6 @@ async def insert(conn: Connection, profile: dict[str, Any]) -> None:
         """,
         *(profile[name.strip()] for name in COLUMNS.split(",")[:9]),
     )
-
-
-async def select(conn: Connection, limit: int, offset: int, after: tuple[datetime, str] | None) -> list[Row]:
-    """Return profiles, newest first."""
-    moment, row_id = after or (None, None)
-    return await conn.fetch(
-        f"""
-        SELECT {COLUMNS} FROM profiles WHERE $3::timestamptz IS NULL OR (created_at, id) < ($3, $4)
-        ORDER BY created_at DESC, id DESC LIMIT $1 OFFSET $2
-        """,
-        limit,
-        offset,
-        moment,
-        row_id,
-    )
-
-
-async def count(conn: Connection) -> int:
-    """Return how many profiles there are."""
-    return int(await conn.fetchval("SELECT count(*) FROM profiles"))
 
 
 async def days_before(conn: Connection, policy_id: str) -> Row | None:

@@ -11,7 +11,7 @@ from connectors.targets import registry
 from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.targets import store
-from coordinator.web.paging import EXACT_TOTAL, Page, PageQuery, page_of, window
+from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import Conflict, InvalidInput, NotFound
 from core.ids import check_chosen, new_id
@@ -46,11 +46,7 @@ class TargetQuery(PageQuery):
 
 async def list_targets(call: Call[NoBody, TargetQuery]) -> Page[Target]:
     """List targets, newest first."""
-    where, agent_id = window(call.query), call.query.agent_id
-    async with call.ctx.db.connection() as conn:
-        rows = await store.select(conn, agent_id, where.limit + 1, where.offset, where.after)
-        total = await store.count(conn, agent_id, EXACT_TOTAL + 1)
-    return page_of(rows, total, where, lambda row: Target(**row), lambda row: (row["created_at"], row["id"]))
+    return await read_page(call, store.LISTING, lambda row: Target(**row), agent_id=call.query.agent_id)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Target:
@@ -66,7 +62,7 @@ async def get(call: Call[NoBody, NoQuery]) -> Target:
 async def create(call: Call[CreateTarget, NoQuery]) -> Target:
     """Add a target; its configuration is checked by the same connector that the agent will use."""
     body = call.body
-    target_id = check_chosen("tgt", body.id) if body.id else new_id("tgt")
+    target_id = check_chosen("tgt", body.id) if body.id is not None else new_id("tgt")
     kind = body.type.lower()
     registry.decode_config(kind, body.config)
     row = {"id": target_id, "name": body.name, "type": kind, "agent_id": body.agent_id, "config": body.config}

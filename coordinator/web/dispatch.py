@@ -19,9 +19,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from coordinator.access import service as access
 from coordinator.metrics import service as metrics
 from coordinator.web import problems
-from coordinator.web.table import Access, Actor, Call, NoBody, NoQuery, Raw, Route
-from core.decoding import UNKNOWN
-from core.errors import CertctlError, Forbidden, InvalidInput, NotFound, TooLarge, UnsupportedMedia
+from coordinator.web.reading import read_body, read_query
+from coordinator.web.table import Access, Actor, Call, Raw, Route
+from core.errors import CertctlError, Forbidden, NotFound, TooLarge
 from core.ids import new_id
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def _view(ctx: Context, route: Route) -> Any:
 async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: str) -> Response:
     try:
         actor = await authorize(ctx, route, request, path)
-        body = await _read_body(ctx, route)
-        query = _read_query(route)
+        _check_path(path)
+        body = await read_body(request, route, ctx.settings.max_body_bytes)
+        query = read_query(request, route)
         call = Call(ctx, actor, body, query, path, request_id, request.headers)
         result = await route.handler(call)
     except CertctlError as error:
@@ -104,44 +105,12 @@ async def authorize(ctx: Context, route: Route, request: Request, path: dict[str
     return actor
 
 
-async def _read_body(ctx: Context, route: Route) -> Any:
-    request.max_content_length = ctx.settings.max_body_bytes
-    data = await request.get_data(cache=False)
-    if route.request is NoBody:
-        if data.strip() not in {b"", b"{}"}:
-            detail = "this route reads no body; send none"
-            raise InvalidInput(detail)
-        return NoBody()
-    if request.mimetype not in {"application/json", ""}:
-        detail = f"the body is {request.mimetype}; send application/json"
-        raise UnsupportedMedia(detail)
-    try:
-        return msgspec.json.decode(data or b"{}", type=route.request)
-    except msgspec.MsgspecError as error:
-        raise problems.decode_error(error) from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput.of("body", "is not UTF-8; JSON must be (RFC 8259 section 8.1)") from error
-
-
-def _read_query(route: Route) -> Any:
-    values = {name: request.args.getlist(name) for name in request.args}
-    repeated = [name for name, found in values.items() if len(found) > 1]
-    if repeated:
-        raise InvalidInput.of(repeated[0], "is given more than once")
-    flat = {name: found[0] for name, found in values.items()}
-    try:
-        return msgspec.convert(flat, type=route.query, strict=False)
-    except msgspec.ValidationError as error:
-        raise _query_error(error, route) from error
-
-
-def _query_error(error: msgspec.ValidationError, route: Route) -> InvalidInput:
-    plain = problems.decode_error(error)
-    known = [f.encode_name for f in msgspec.structs.fields(route.query)] if route.query is not NoQuery else []
-    if plain.errors[0].problem == UNKNOWN:
-        remedy = f"known ones are {', '.join(known)}" if known else "this route takes none"
-        return InvalidInput.of(plain.errors[0].field, f"is not a query parameter of this route; {remedy}")
-    return plain
+def _check_path(path: dict[str, str]) -> None:
+    """Raise ``NotFound`` for an id that no row can have: PostgreSQL would not even take it as an argument."""
+    for name, value in path.items():
+        if "\0" in value:
+            detail = f"there is no {name.removesuffix('_id')} with a NUL in its id"
+            raise NotFound(detail)
 
 
 def _respond(request_id: str, body: bytes, status: int, headers: dict[str, Any]) -> Response:

@@ -10,6 +10,7 @@ import pytest
 from coordinator.bindings import service as bindings
 from coordinator.jobs import service as jobs
 from core import wire
+from tests.coordinator.database.conftest import until
 from tests.coordinator.world import FakeAgent, World, csr_for, done, problem
 
 pytestmark = pytest.mark.anyio
@@ -81,8 +82,7 @@ async def test_a_poll_is_woken_by_new_work_and_only_after_the_commit(world: Worl
     agent = await world.agent()
     waiting = asyncio.create_task(agent.poll(wait=30))
     topic = jobs.agent_topic(agent.id)
-    while topic not in world.ctx.db.wakeups._waiters:
-        await asyncio.sleep(0.01)
+    await until(lambda: topic in world.ctx.db.wakeups._waiters)
     async with world.ctx.db.transaction() as tx:
         tx.wake(topic)
         await asyncio.sleep(0.05)
@@ -121,8 +121,7 @@ async def test_a_retry_waits_longer_each_time_and_wakes_its_poll_by_itself(world
     await agent.fail(item)
     await world.execute("UPDATE jobs SET not_before = now() + interval '150 milliseconds' WHERE state = 'Pending'")
     async with asyncio.timeout(5):
-        (item,) = await agent.poll(wait=30)
-    await agent.serve(item)
+        await agent.serve(await agent.item(wait=30))
     assert await world.value("SELECT failures FROM bindings") == 0
 
 
@@ -252,8 +251,7 @@ async def test_following_a_run_waits_for_the_next_step(world: World) -> None:
     _, (run_id,) = await world.certificate(agent_id=agent.id)
     seen = (await world.get(f"/api/v1/runs/{run_id}"))["seen"]
     following = asyncio.create_task(world.get(f"/api/v1/runs/{run_id}", wait=30, seen=seen))
-    while jobs.run_topic(run_id) not in world.ctx.db.wakeups._waiters:
-        await asyncio.sleep(0.01)
+    await until(lambda: jobs.run_topic(run_id) in world.ctx.db.wakeups._waiters)
     await agent.poll()
     async with asyncio.timeout(5):
         assert (await following)["seen"] > seen

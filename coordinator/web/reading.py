@@ -1,0 +1,81 @@
+"""What a request carries, as its route wants it: body and query, typed, or an error that names the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from quart import Request
+
+from coordinator.web import problems
+from coordinator.web.table import NoBody, NoQuery, Route
+from core.decoding import UNKNOWN
+from core.errors import InvalidInput, UnsupportedMedia
+
+_NUL = "holds the character NUL, which cannot be stored; remove it"
+
+
+async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
+    """Return the body as the route's struct; raise ``InvalidInput`` or ``UnsupportedMedia``."""
+    request.max_content_length = max_bytes
+    data = await request.get_data(cache=False, as_text=False)
+    if route.request is NoBody:
+        if data.strip() not in {b"", b"{}"}:
+            raise InvalidInput.of("body", "is not read by this route; send none")
+        return NoBody()
+    if request.mimetype not in {"application/json", ""}:
+        detail = f"the body is {request.mimetype}; send application/json"
+        raise UnsupportedMedia(detail)
+    try:
+        body = msgspec.json.decode(data or b"{}", type=route.request)
+    except msgspec.MsgspecError as error:
+        raise problems.decode_error(error) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput.of("body", "is not UTF-8; JSON must be (RFC 8259 section 8.1)") from error
+    except RecursionError as error:
+        raise InvalidInput.of("body", "is nested too deep") from error
+    if b"\\u0000" in data:  # the only way to write it; rare enough to look for the place only then
+        for field in nul_fields(msgspec.json.decode(data)):
+            raise InvalidInput.of(field, _NUL)
+    return body
+
+
+def nul_fields(value: object, path: str = "") -> Iterator[str]:
+    """Yield the paths of strings with a NUL in decoded JSON; PostgreSQL can store none (RFC 8259 allows them)."""
+    match value:
+        case str() if "\0" in value:
+            yield path or "body"
+        case dict():
+            for name, inner in value.items():
+                if "\0" in name:
+                    yield path or "body"
+                yield from nul_fields(inner, f"{path}.{name}" if path else name)
+        case list():
+            for place, inner in enumerate(value):
+                yield from nul_fields(inner, f"{path}[{place}]")
+
+
+def read_query(request: Request, route: Route) -> Any:
+    """Return the query as the route's struct; raise ``InvalidInput`` that names the parameter."""
+    flat: dict[str, str] = {}
+    for name in request.args:
+        found = request.args.getlist(name)
+        if len(found) > 1:
+            raise InvalidInput.of(name, "is given more than once")
+        if "\0" in found[0]:
+            raise InvalidInput.of(name, _NUL)
+        flat[name] = found[0]
+    try:
+        return msgspec.convert(flat, type=route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _query_error(error, route) from error
+
+
+def _query_error(error: msgspec.ValidationError, route: Route) -> InvalidInput:
+    plain = problems.decode_error(error)
+    if plain.errors[0].problem != UNKNOWN:
+        return plain
+    known = [f.encode_name for f in msgspec.structs.fields(route.query)] if route.query is not NoQuery else []
+    remedy = f"known ones are {', '.join(known)}" if known else "this route takes none"
+    return InvalidInput.of(plain.errors[0].field, f"is not a query parameter of this route; {remedy}")
