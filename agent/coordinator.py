@@ -216,7 +216,7 @@ async def _fetch_root(settings: Settings) -> bytes:
         raise Transient(f"the coordinator is not reachable: {str(error) or type(error).__name__}") from error
     if not response.is_success or _sha256(response.content) != settings.ca_sha256:
         raise Misconfigured(
-            "CERTCTL_SERVER_CA_SHA256 is not the hash of the root that the coordinator shows: either the hash is wrong, "
-            "or something between here and the coordinator answers in its place"
+            "CERTCTL_SERVER_CA_SHA256 is not the hash of the root that the coordinator shows: either the hash is "
+            "wrong, or something between here and the coordinator answers in its place"
         )
     return response.content

@@ -21,7 +21,7 @@ def main() -> int:
     """Run the agent; exit code 0 after a clean stop or retirement, 2 when something prevents the start."""
     parser = argparse.ArgumentParser(
         prog="certctl-agent",
-        description="Makes keys, installs certificates and proves that they are served. Settings are CERTCTL_* variables.",
+        description="Makes keys, installs certificates, proves that they are served. Settings are CERTCTL_* variables.",
     )
     parser.add_argument("--version", action="version", version=metadata.version("certctl"))
     parser.parse_args()

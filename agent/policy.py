@@ -32,6 +32,7 @@ import msgspec
 
 from connectors.targets import registry
 from connectors.targets.base import Command, Service
+from core.decoding import wrong_field
 from core.errors import InvalidInput, Misconfigured, Refused
 
 DEFAULT_PATH = Path("/etc/certctl/agent.toml")
@@ -108,6 +109,15 @@ class HostPolicy(msgspec.Struct, frozen=True):
         if service.type != type_name:
             raise Refused(f"service {name!r} in {self.source} is of type {service.type!r}, the target {type_name!r}")
         return service
+
+    def without_reload(self, service: Service) -> str:
+        """Say which lines are missing for a service that nothing here can reload."""
+        action = f"reload-{service.name}"
+        return (
+            f"this host does not say how service {service.name!r} is reloaded; add to {self.source}: "
+            f"[services.{service.name}] with type = {_quoted(service.type)} and reload_action = {_quoted(action)}, "
+            f'and [actions.{action}] with argv = ["/absolute/program", …]'
+        )
 
 
 def load_policy(path: Path = DEFAULT_PATH, *, required: bool = False) -> HostPolicy:
@@ -201,7 +211,7 @@ def _convert(raw: object, into: type[T], path: Path, key: str) -> T:
     try:
         return msgspec.convert(raw, into)
     except msgspec.ValidationError as error:
-        wrong = registry.wrong_field(error, key)
+        wrong = wrong_field(error, key)
         raise Misconfigured(f"{path}: {wrong.field}: {wrong.problem}") from error
 
 

@@ -128,12 +128,14 @@ class Deployer:
         with progress.doing("staged"):
             staged = await in_thread(installation.stage, snapshot)
         with progress.doing("validated"):
-            await service.try_staged(prepared, staged, self._scratch, self._runner)
+            tried = await service.try_staged(prepared, staged, self._scratch, self._runner)
+        if not tried:
+            progress.steps.pop()
         crash_point("deploy.validated")
 
     async def _activate(self, prepared: Prepared, progress: Progress) -> None:
         """Service-wide from here: everything that was published is checked, loaded and looked at."""
-        with progress.doing("checked"):
+        with progress.doing("checked", record=prepared.commands.check is not None):
             await service.check_live(prepared.commands, self._runner)
         crash_point("deploy.checked")
         with progress.doing("reloaded"):

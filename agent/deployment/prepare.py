@@ -90,16 +90,20 @@ def resolve_commands(
     validate_action: str | None,
     reload_action: str | None,
 ) -> ServiceCommands:
-    """Return what checks and reloads a service: the target's named action, the service's, or the connector's own."""
+    """Return what checks and reloads a service: the target's named action, the service's, or the connector's own.
+
+    A check may be missing, a reload may not: then ``Refused`` says which lines of agent.toml are.
+    """
     validate_action = validate_action or service.validate_action
     reload_action = reload_action or service.reload_action
-    if validate_action and reload_action:
-        return ServiceCommands(policy.action(validate_action), policy.action(reload_action))
-    built_in = connector.commands(service)
-    return ServiceCommands(
-        check=policy.action(validate_action) if validate_action else built_in.check,
-        reload=policy.action(reload_action) if reload_action else built_in.reload,
-    )
+    check = policy.action(validate_action) if validate_action else None
+    reload = policy.action(reload_action) if reload_action else None
+    built_in = connector.commands(service) if check is None or reload is None else None
+    if built_in is not None:
+        return ServiceCommands(check or built_in.check, reload or built_in.reload)
+    if reload is None:
+        raise Refused(policy.without_reload(service))
+    return ServiceCommands(check, reload)
 
 
 def _endpoint(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:

@@ -33,21 +33,26 @@ _LONGEST_PAUSE_S = 0.25
 _MAX_OUTPUT = 600
 
 
-async def try_staged(prepared: Prepared, staged: Mapping[Role, Path], scratch_root: Path, runner: Runner) -> None:
-    """Let the daemon's own program load the staged files; raise ``Refused`` with its words when it does not."""
+async def try_staged(prepared: Prepared, staged: Mapping[Role, Path], scratch_root: Path, runner: Runner) -> bool:
+    """Let the daemon's own program load the staged files; raise ``Refused`` with its words when it does not.
+
+    Returns whether there was anything to try them with.
+    """
     with _scratch_folder(scratch_root) as scratch:
         check = await prepared.connector.staged_check(prepared.service, staged, scratch, runner)
         if check is None:
-            return
+            return False
         _write_trial(scratch, check)
         result = await runner.run(check.command)
     if result.returncode != 0:
         raise Refused(f"{prepared.service.name} cannot load the new files: {_said(result.output)}")
+    return True
 
 
 async def check_live(commands: ServiceCommands, runner: Runner) -> None:
-    """Check the live configuration; raise ``Transient``, since whoever broke it will repair it."""
-    await _run(commands.check, runner, "the live configuration does not pass its check")
+    """Check the live configuration, if that can be done; raise ``Transient``, since whoever broke it will repair it."""
+    if commands.check is not None:
+        await _run(commands.check, runner, "the live configuration does not pass its check")
 
 
 async def reload(commands: ServiceCommands, runner: Runner) -> None:

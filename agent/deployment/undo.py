@@ -126,6 +126,7 @@ def _whose_fault(error: CertctlError, broken: CertctlError | None) -> CertctlErr
 
 def _unfinished(error: CertctlError, problem: CertctlError, prepared: Prepared) -> CertctlError:
     """Say plainly that a person is needed; the kind of the first error decides whether trying again may help."""
-    check, reload = (" ".join(command.argv) for command in (prepared.commands.check, prepared.commands.reload))
-    by_hand = f"repair its cause, then run `{check}` and `{reload}`; the agent tries again when it starts"
+    commands = [command for command in (prepared.commands.check, prepared.commands.reload) if command is not None]
+    to_run = " and ".join(f"`{' '.join(command.argv)}`" for command in commands)
+    by_hand = f"repair its cause, then run {to_run}; the agent tries again when it starts"
     return type(error)(f"{error.detail} – THE UNDO FAILED: {problem.detail}; {by_hand}")

@@ -146,9 +146,9 @@ class Probe(Protocol):
 
 
 class ServiceCommands(msgspec.Struct, frozen=True):
-    """How a daemon checks its live configuration and takes a changed certificate into use."""
+    """How a daemon checks its live configuration, if it can, and takes a changed certificate into use."""
 
-    check: Command
+    check: Command | None
     reload: Command
 
 
@@ -172,8 +172,11 @@ class FileTarget(Protocol[ConfigT_contra]):
     def files(self, config: ConfigT_contra, material: Material) -> tuple[FileSpec, ...]:
         """Return the files to install; the engine keeps its versions beside the first one."""
 
-    def commands(self, service: Service) -> ServiceCommands:
-        """Return the built-in live check and reload of this daemon; raise ``Misconfigured`` when it is not found."""
+    def commands(self, service: Service) -> ServiceCommands | None:
+        """Return the built-in live check and reload of this daemon, None where only the host knows them.
+
+        Raises ``Misconfigured`` when the daemon is not found.
+        """
 
     async def staged_check(
         self, service: Service, staged: Mapping[Role, Path], scratch: Path, runner: Runner

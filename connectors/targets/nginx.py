@@ -18,7 +18,6 @@ import msgspec
 from connectors.targets.base import (
     Command,
     FileSpec,
-    FileTargetConfig,
     HostName,
     Material,
     Role,
@@ -26,10 +25,9 @@ from connectors.targets.base import (
     Service,
     ServiceCommands,
     StagedCheck,
-    parse_mode,
 )
+from connectors.targets.pem import PATHS, PEMConfig, pem_files
 from core.errors import Misconfigured
-from core.secret import Secret
 
 BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
 CONFIGS = ("/etc/nginx/nginx.conf", "/usr/local/etc/nginx/nginx.conf", "/usr/local/nginx/conf/nginx.conf")
@@ -43,7 +41,7 @@ _STAGED_PORT = 47443
 _FIRST_WITH_E = (1, 19, 5)
 
 
-class NginxConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NginxConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where nginx reads its certificate from."""
 
     cert_path: Annotated[
@@ -59,31 +57,11 @@ class NginxConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fi
     service: Annotated[HostName, msgspec.Meta(description="Name of this nginx in the host's agent.toml.")] = "nginx"
 
     def __post_init__(self) -> None:
-        """Hold the fields against each other; the messages start with the field at fault."""
-        for field in ("cert_path", "key_path", "chain_path"):
-            _check_path(field, getattr(self, field))
-        if self.layout == "combined":
-            _check_combined(self)
-        elif self.key_path is None:
-            raise ValueError("key_path: is required unless layout is combined")
-        elif len({self.cert_path, self.key_path, self.chain_path}) < 3:  # noqa: PLR2004 - the three paths
-            raise ValueError("key_path: cert_path, key_path and chain_path must be different files")
-
-
-def _check_path(field: str, path: str | None) -> None:
-    if path is None:
-        return
-    if not path.startswith("/"):
-        raise ValueError(f"{field}: must be an absolute path")
-    if special := _SPECIAL.search(path):
-        raise ValueError(f"{field}: holds {special[0]!r}, which nginx would interpret; choose another path")
-
-
-def _check_combined(config: NginxConfig) -> None:
-    if config.chain_path is not None:
-        raise ValueError("chain_path: has no meaning with layout combined, whose one file holds the chain; remove it")
-    if config.key_path not in {None, config.cert_path}:
-        raise ValueError("key_path: is the same file as cert_path with layout combined; remove it")
+        """Refuse what nginx would read as something else; the messages start with the field at fault."""
+        super().__post_init__()
+        for field in PATHS:
+            if special := _SPECIAL.search(getattr(self, field) or ""):
+                raise ValueError(f"{field}: holds {special[0]!r}, which nginx would interpret; choose another path")
 
 
 class NginxTarget:
@@ -96,30 +74,7 @@ class NginxTarget:
 
     def files(self, config: NginxConfig, material: Material) -> tuple[FileSpec, ...]:
         """Return the certificate, the key and, where asked for, the chain; or the one combined file."""
-        key_mode, cert_mode = parse_mode(config.key_mode), parse_mode(config.cert_mode)
-
-        def spec(role: Role, path: str, content: bytes) -> FileSpec:
-            private = role in {"key", "combined"}
-            return FileSpec(
-                role=role,
-                path=path,
-                content=Secret(content),
-                default_mode=0o600 if private else 0o644,
-                mode=key_mode if private else cert_mode,
-                owner=config.owner,
-                group=config.group,
-            )
-
-        key = material.key_pem.reveal()
-        if config.layout == "combined" or config.key_path is None:
-            return (spec("combined", config.cert_path, key + material.full_chain_pem),)
-        files = [
-            spec("certificate", config.cert_path, material.full_chain_pem),
-            spec("key", config.key_path, key),
-        ]
-        if config.chain_path is not None:
-            files.append(spec("chain", config.chain_path, material.chain_pem))
-        return tuple(files)
+        return pem_files(config, material)
 
     def commands(self, service: Service) -> ServiceCommands:
         """Return ``nginx -t`` and ``nginx -s reload`` on this service's own configuration."""

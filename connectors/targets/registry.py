@@ -7,7 +7,6 @@ offer theirs in the entry-point group ``certctl.targets``: the entry's name is t
 from __future__ import annotations
 
 import pkgutil
-import re
 from importlib import import_module, metadata
 from typing import Any
 
@@ -15,14 +14,12 @@ import msgspec
 
 import connectors.targets
 from connectors.targets.base import FileTarget, FileTargetConfig
-from core.errors import FieldError, InvalidInput, Misconfigured
+from core.decoding import wrong_field
+from core.errors import InvalidInput, Misconfigured
 
 ENTRY_POINT_GROUP = "certctl.targets"
 
-_NOT_CONNECTORS = frozenset({"base", "registry"})
-_AT = re.compile(r"^(?P<problem>.*) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
-_NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`$")
-_PREFIXED = re.compile(r"^(?P<name>[a-z_]+): (?P<problem>.*)$", re.DOTALL)
+_NOT_CONNECTORS = frozenset({"base", "pem", "registry"})
 
 
 def known_types() -> tuple[str, ...]:
@@ -60,19 +57,6 @@ def decode_config(type_name: str, config: dict[str, Any]) -> FileTargetConfig:
 def config_schema(type_name: str) -> dict[str, Any]:
     """Return the JSON schema of the type's configuration, with help texts and ``secret`` marks."""
     return msgspec.json.schema(find(type_name).config_type)
-
-
-def wrong_field(error: msgspec.ValidationError, root: str) -> FieldError:
-    """Read field and problem out of a decoding error; ``root`` stands for the decoded object itself."""
-    problem, path = str(error), ""
-    if at := _AT.match(problem):
-        problem, path = at["problem"], at["path"]
-    if named := _NAMED.match(problem):
-        path = f"{path}.{named['name']}"
-        problem = "is not a known field; remove it" if "unknown" in problem else "is required; add it"
-    elif prefixed := _PREFIXED.match(problem):
-        path, problem = f"{path}.{prefixed['name']}", prefixed["problem"]
-    return FieldError(".".join(part for part in (root, path.strip(".")) if part), problem)
 
 
 def _built_in() -> frozenset[str]:

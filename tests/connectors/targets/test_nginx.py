@@ -72,6 +72,7 @@ def test_commands_name_this_service_alone() -> None:
     service = Service(name="e", type="nginx", binary="/opt/nginx", config="/opt/e.conf", prefix="/opt/p")
     commands = NginxTarget().commands(service)
     where = ("-c", "/opt/e.conf", "-p", "/opt/p")
+    assert commands.check is not None
     assert commands.check.argv == ("/opt/nginx", "-t", "-q", *where)
     assert commands.reload.argv == ("/opt/nginx", "-s", "reload", *where)
 

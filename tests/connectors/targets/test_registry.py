@@ -29,11 +29,11 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_built_in_types_are_found() -> None:
     assert "nginx" in registry.known_types()
-    assert not {"base", "registry"} & set(registry.known_types())
+    assert not {"base", "pem", "registry"} & set(registry.known_types())
     assert registry.find("nginx") is nginx.TARGET
 
 
-@pytest.mark.parametrize("name", ["", "Nginx", "base", "registry", "os", "..nginx", "nginx.TARGET"])
+@pytest.mark.parametrize("name", ["", "Nginx", "base", "pem", "registry", "os", "..nginx", "nginx.TARGET"])
 def test_unknown_types_are_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(InvalidInput, match=r"known are .*nginx"):
         registry.find(name)
@@ -61,7 +61,7 @@ def test_connectors_are_imported_on_use_and_bring_no_event_loop() -> None:
     [
         ({"reload_command": "x"}, "config.reload_command", "not a known field"),
         ({"cert_path": None}, "config.cert_path", "is required"),
-        ({"cert_path": 3}, "config.cert_path", "Expected `str`"),
+        ({"cert_path": 3}, "config.cert_path", "expected `str`"),
         ({"cert_path": "a.crt"}, "config.cert_path", "absolute"),
         ({"cert_path": "/srv/$host.crt"}, "config.cert_path", "'$'"),
         ({"key_path": '/srv/a".key'}, "config.key_path", "'\"'"),
@@ -71,9 +71,9 @@ def test_connectors_are_imported_on_use_and_bring_no_event_loop() -> None:
         ({"key_path": "/srv/a.crt"}, "config.key_path", "different files"),
         ({"layout": "combined"}, "config.key_path", "remove it"),
         ({"layout": "combined", "chain_path": "/srv/c"}, "config.chain_path", "remove it"),
-        ({"layout": "other"}, "config.layout", "Invalid enum value"),
-        ({"key_mode": "0644"}, "config.key_mode", "Invalid enum value"),
-        ({"cert_mode": "0666"}, "config.cert_mode", "Invalid enum value"),
+        ({"layout": "other"}, "config.layout", "invalid enum value"),
+        ({"key_mode": "0644"}, "config.key_mode", "invalid enum value"),
+        ({"cert_mode": "0666"}, "config.cert_mode", "invalid enum value"),
         ({"probe": {"port": 0}}, "config.probe.port", ">= 1"),
         ({"probe": {"prot": 443}}, "config.probe.prot", "not a known field"),
         ({"probe": {"timeout_s": 0}}, "config.probe.timeout_s", ">= 0.2"),
