@@ -15,15 +15,15 @@ import signal
 import ssl
 import sys
 import tempfile
+import textwrap
 import threading
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -133,14 +133,16 @@ class Demo:
             for wanted in self.wanted.values():
                 if wanted.server is server:
                     target = {"name": wanted.sni, "type": server.target_type, "agent_id": agent.agent_id}
-                    api.post("/api/v1/targets", {**target, "id": _target(wanted), "config": server.target_config(wanted.sni)})
+                    config = server.target_config(wanted.sni)
+                    api.post("/api/v1/targets", {**target, "id": _target(wanted), "config": config})
         self.say("2 agents enrolled by one-time tokens; their private keys will never leave their folders")
 
     def _issue(self, api: API, root: str) -> None:
         with ThreadPoolExecutor(len(self.wanted)) as pool:
             list(pool.map(lambda wanted: self._issue_one(api, wanted, root), self.wanted.values()))
         slowest = max(wanted.seconds for wanted in self.wanted.values())
-        self.say(f"{len(self.wanted)} certificates requested at once: all served, chains verified; the last after {slowest:.2f} s")
+        count = len(self.wanted)
+        self.say(f"{count} certificates requested at once: all served, chains verified; the last after {slowest:.2f} s")
 
     def _issue_one(self, api: API, wanted: Wanted, root: str) -> None:
         old = look(wanted.server.port, wanted.sni)
@@ -157,9 +159,7 @@ class Demo:
     def _await_new(self, wanted: Wanted, old: str, root: str, since: float, deadline_s: float = 30.0) -> None:
         """Wait until a client that checks chain, name and dates sees another certificate than ``old``."""
         port = wanted.server.port
-        wanted.seen, moment = wait_for_change(
-            port, wanted.sni, old, root_pem=root, deadline_s=deadline_s, pause_s=0.02
-        )
+        wanted.seen, moment = wait_for_change(port, wanted.sni, old, root_pem=root, deadline_s=deadline_s, pause_s=0.02)
         wanted.seconds = moment - since
 
     def _renew_on_demand(self, api: API, root: str) -> None:
@@ -169,7 +169,7 @@ class Demo:
         api.post(f"/api/v1/certificates/{wanted.certificate_id}/renew")
         self._await_new(wanted, wanted.seen.fingerprint, root, asked)
         wanted.how = "renewed on demand"
-        self.say(f"renewal of {wanted.name} on demand: new key, new certificate, served {wanted.seconds:.2f} s after the request")
+        self.say(f"{wanted.name} renewed on demand: new key, new certificate, served {wanted.seconds:.2f} s later")
 
     def _break_and_mend(self, api: API, root: str) -> None:
         """Damage a server's configuration: the old certificate stays, and what was asked for is done once it can be."""
@@ -183,7 +183,8 @@ class Demo:
             message = f"{wanted.name}: a deployment to a broken server was not undone"
             raise NotShownError(message)
         self.say(f"configuration of {wanted.server.name} damaged: deployment undone, the old pair is still served")
-        self.say(f"   it says: {failed['cause'].splitlines()[0][:110]}")
+        for line in textwrap.wrap(failed["cause"], 100, max_lines=4):
+            self.say(f"   {line}")
         wanted.server.mend()
         mended = time.monotonic()
         self._await_new(wanted, wanted.seen.fingerprint, root, mended)
@@ -229,8 +230,8 @@ def _lifetime(seconds: int) -> str:
 
 def _root(coordinator: Coordinator) -> str:
     """Return the issuing root in PEM, fetched as relying parties fetch it."""
-    with urllib.request.urlopen(f"{coordinator.pki_url}/.well-known/pki/ca/iss-local", timeout=10) as answer:
-        certificate = x509.load_der_x509_certificate(answer.read())
+    answer = httpx.get(f"{coordinator.pki_url}/.well-known/pki/ca/iss-local", trust_env=False).raise_for_status()
+    certificate = x509.load_der_x509_certificate(answer.content)
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -265,7 +266,8 @@ def play(*, once: bool) -> int:
 
 
 def _next_steps(coordinator: Coordinator, *, once: bool) -> str:
-    api = f"\nThe HTTP interface describes itself: {coordinator.url}/api/v1/openapi.json (root: {coordinator.ca_path})\n"
+    url = f"{coordinator.url}/api/v1/openapi.json"
+    api = f"\nThe HTTP interface describes itself: {url}\n  (root: {coordinator.ca_path})\n"
     if once:
         return api
     return (
@@ -291,7 +293,7 @@ def _wait_for_interrupt() -> None:
     sys.stdout.write("\nStopping …\n")
 
 
-def _on_terminate(_number: int, _frame: FrameType | None) -> Any:
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
 from benchmarks.lab.processes import Process, free_ports
 
+JSON: TypeAlias = Any
+"""A decoded JSON document."""
+
 
 class APIError(Exception):
     """The coordinator answered with a problem."""
 
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+    def __init__(self, status: int, problem: JSON) -> None:
         super().__init__(f"{status}: {problem.get('detail', problem)}")
         self.status = status
         self.problem = problem
@@ -28,7 +31,7 @@ class API:
         headers = {"Authorization": f"Bearer {key}"}
         self.http = httpx.Client(base_url=url, verify=context, headers=headers, timeout=70, trust_env=False)
 
-    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+    def call(self, method: str, path: str, body: JSON = None, **query: JSON) -> JSON:
         """Return the answer's JSON; raise ``APIError`` for a problem."""
         response = self.http.request(method, path, json=body, params=query or None)
         answer = response.json() if response.content else None
@@ -36,15 +39,15 @@ class API:
             raise APIError(response.status_code, answer)
         return answer
 
-    def get(self, path: str, **query: Any) -> Any:
+    def get(self, path: str, **query: JSON) -> JSON:
         """GET."""
         return self.call("GET", path, **query)
 
-    def post(self, path: str, body: Any = None) -> Any:
+    def post(self, path: str, body: JSON = None) -> JSON:
         """POST."""
         return self.call("POST", path, body)
 
-    def follow(self, run_id: str, *, deadline_s: float = 60.0) -> Any:
+    def follow(self, run_id: str, *, deadline_s: float = 60.0) -> JSON:
         """Follow a run to its end or its first failed attempt; return it."""
         seen, waited = 0, 0.0
         while True:
@@ -142,5 +145,3 @@ class Agent:
         self.process.start()
         self.process.await_ready(lambda: bool(self.agent_id))
         return self
-
-

@@ -42,7 +42,7 @@ class Process:
         self.name = name
         self.argv = argv
         self.log = log
-        self._env = {**os.environ, **(env or {}), "PYTHONPATH": str(REPOSITORY)}
+        self._env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
         self._child: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -50,10 +50,17 @@ class Process:
         """Return a child that runs one of our programs with this interpreter."""
         return cls(name, [sys.executable, "-m", module], log, env)
 
+    def set_variable(self, name: str, value: str | None) -> None:
+        """Give the next start another value of an environment variable; None takes it away."""
+        if value is None:
+            self._env.pop(name, None)
+        else:
+            self._env[name] = value
+
     @property
     def pid(self) -> int:
         """Return the process id; the process must have been started."""
-        assert self._child is not None  # noqa: S101 - the caller's error
+        assert self._child is not None
         return self._child.pid
 
     def start(self) -> Process:
@@ -74,6 +81,13 @@ class Process:
         """Send a signal."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
+
+    def wait(self, deadline_s: float) -> int:
+        """Wait until it has ended by itself; return its exit code, or raise ``TimeoutError``."""
+        wait_until(f"the end of {self.name}", lambda: not self.running(), deadline_s)
+        code = self.returncode()
+        assert code is not None
+        return code
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -1,12 +1,12 @@
 """TLS servers to install certificates in: a real nginx, or the lab's own small server where there is no nginx.
 
-Each lives in a folder of the lab's, with its own configuration and pid file, on a port above 1024, as any user. At first
-it serves an expired placeholder for every name, as a host does before certctl comes.
+Each lives in a folder of the lab's, with its own configuration and pid file, on a port above 1024, as any user. At
+first it serves an expired placeholder for every name, as a host does before certctl comes.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import shutil
@@ -163,9 +163,7 @@ class SmallServer(Server):
             f"\n[actions.{command}-{self.name}]\nargv = {json.dumps(self._command(command))}\n"
             for command in ("check", "reload")
         )
-        return (
-            f'type = "files"\nvalidate_action = "check-{self.name}"\nreload_action = "reload-{self.name}"\n{actions}'
-        )
+        return f'type = "files"\nvalidate_action = "check-{self.name}"\nreload_action = "reload-{self.name}"\n{actions}'
 
     def damage(self) -> None:
         """Name a certificate file that does not exist."""
@@ -181,15 +179,15 @@ def write_placeholder(site: Site) -> None:
     """Write a self-signed certificate that ended yesterday."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "placeholder")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=90))
-        .not_valid_after(now - datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=90))
+        .not_valid_after(now - dt.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
     site.cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -4,7 +4,8 @@
     python -m benchmarks.lab.tlsserver check FOLDER    exit 1 when a pair cannot be loaded
     python -m benchmarks.lab.tlsserver reload FOLDER   tell the running one
 
-FOLDER/sites.json says {"port": …, "sites": {name: [certificate file, key file]}}. A reload that fails keeps what is served.
+FOLDER/sites.json says {"port": …, "sites": {name: [certificate file, key file]}}. A reload that fails keeps what is
+served.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 
 def load(folder: Path) -> tuple[int, dict[str, ssl.SSLContext]]:
-    """Return port and contexts; raise ``OSError`` (``ssl.SSLError`` is one) or ``ValueError`` for what cannot be used."""
+    """Return port and contexts; raise ``OSError`` (``ssl.SSLError`` is one) or ``ValueError`` for a bad file."""
     wanted = json.loads((folder / "sites.json").read_text())
     contexts = {}
     for name, (certificate, key) in wanted["sites"].items():
@@ -47,7 +48,7 @@ async def serve(folder: Path) -> None:
         writer.close()
 
     front = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    front.sni_callback = choose  # type: ignore[assignment]  # typeshed has the callback return only an alert number
+    front.sni_callback = choose
     loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     await asyncio.start_server(answer, "127.0.0.1", port, ssl=front)

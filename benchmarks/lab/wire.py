@@ -67,7 +67,7 @@ def wait_for_change(
 
 
 def verified(port: int, name: str, root_pem: str, *, host: str = "127.0.0.1") -> Seen:
-    """Shake hands as a browser would: chain to ``root_pem``, name and dates checked; raise ``ssl.SSLError`` otherwise."""
+    """Shake hands as a browser would: chain to ``root_pem``, name and dates are checked; raise ``ssl.SSLError``."""
     context = ssl.create_default_context(cadata=root_pem)
     with (
         socket.create_connection((host, port), timeout=5) as raw,

@@ -188,6 +188,7 @@ async def poll(
         while True:
             async with ctx.db.transaction() as tx:
                 await store.touch(tx, agent_id, time_ms)
+                time_ms = None  # it tells the agent's clock as the request came in, and nothing after a wait
                 items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
                 next_s = None if items or full else await jobs.seconds_to_next(tx, agent_id, boot, held)
             left = deadline - time.monotonic()

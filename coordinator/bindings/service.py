@@ -89,11 +89,12 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
         job = await jobs.lock_for_worker(conn, job_id, actor.id)
         report = await _verified(conn, actor, job_id, signed)
         jobs.check_lease(job, report.lease_epoch)
-        evidence = msgspec.to_builtins(signed)
         if report.failure is None:
-            await _served(conn, job, report, evidence)
+            await _served(conn, job, report)
         else:
-            await _failed(conn, job, report, evidence)
+            await jobs.fail(conn, job, report.failure, report.steps)
+            await _try_again(conn, job, report.failure)
+        await jobs.keep_report(conn, job, report, signed)
         details = {"job_id": job_id, "target_id": job["target_id"], "outcome": report.outcome}
         if report.failure:
             details |= {"step": report.failure.step, "cause": report.failure.cause, "undo": report.undo}
@@ -117,22 +118,15 @@ async def _verified(conn: Transaction, actor: Actor, job_id: str, signed: Signed
     return report
 
 
-async def _served(conn: Transaction, job: Row, report: JobReport, evidence: dict[str, object]) -> None:
+async def _served(conn: Transaction, job: Row, report: JobReport) -> None:
     if job["kind"] != JobKind.DEPLOYMENT:
         detail = "an issuance ends with a certificate, not with a report of success; submit the CSR"
         raise Refused(detail)
     wanted = await store.fingerprint_of(conn, job["version_id"])
     if report.served_fingerprint != wanted:
         raise InvalidInput.of("payload.served_fingerprint", f"is not that of the version to be served ({wanted})")
-    await jobs.complete(conn, job, report.steps, evidence)
+    await jobs.complete(conn, job, report.steps)
     await store.set_served(conn, job["certificate_id"], job["target_id"], job["version_id"])
-
-
-async def _failed(conn: Transaction, job: Row, report: JobReport, evidence: dict[str, object] | None) -> None:
-    failure = report.failure
-    assert failure is not None  # noqa: S101 - take_report looked
-    await jobs.fail(conn, job, failure, report.steps, evidence)
-    await _try_again(conn, job, failure)
 
 
 async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:

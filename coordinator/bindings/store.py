@@ -17,7 +17,10 @@ async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str],
         agent_ids,
     )
     await conn.execute(
-        "INSERT INTO bindings (certificate_id, target_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+        """
+        INSERT INTO bindings (certificate_id, target_id) SELECT $1, unnest($2::text[])
+        ON CONFLICT (certificate_id, target_id) DO NOTHING
+        """,
         certificate_id,
         target_ids,
     )

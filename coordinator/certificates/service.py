@@ -69,8 +69,7 @@ async def create(ctx: Context, actor: Actor, wish: Wish, request_id: str) -> tup
             job_ids = await bindings.request_issuance(tx, certificate_id, "created")
             crash_point("certificate.created")
     except driver.UniqueViolation as error:
-        detail = f"a certificate with the id {certificate_id} is there already"
-        raise Conflict(detail) from error
+        raise _taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
         raise _unknown_reference(error, wish) from error
     return certificate_id, job_ids
@@ -109,6 +108,13 @@ async def _row(tx: Transaction, certificate_id: str, wish: Wish, names: tuple[Na
         "key_algorithm": key_algorithm,
         "lifetime_s": lifetime_s,
     }
+
+
+def _taken(error: Exception, certificate_id: str) -> Conflict:
+    if getattr(error, "constraint_name", "") == "bindings_target":
+        problem = "one of these targets serves another certificate already; a target takes one, so make another target"
+        return Conflict(f"target_ids: {problem}", errors=(FieldError("target_ids", problem),))
+    return Conflict(f"a certificate with the id {certificate_id} is there already")
 
 
 def _unknown_reference(error: Exception, wish: Wish) -> InvalidInput:

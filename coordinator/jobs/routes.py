@@ -22,7 +22,11 @@ from core.states import FINAL, JobKind, JobState
 
 
 class Job(msgspec.Struct):
-    """One attempt. ``timeline`` holds steps with their time ``at`` and, where measured, their duration ``ms``."""
+    """One attempt. ``timeline`` holds steps with their time ``at`` and, where measured, their duration ``ms``.
+
+    ``undo`` and ``served_fingerprint`` are the agent's words: whether the old state is back (``not_needed``, ``done``,
+    ``failed``), and what was seen on the wire last. Both are empty until it has reported.
+    """
 
     id: str
     kind: str
@@ -37,6 +41,8 @@ class Job(msgspec.Struct):
     not_before: datetime
     lease_epoch: int
     failure: dict[str, Any] | None
+    undo: str
+    served_fingerprint: str
     timeline: list[dict[str, Any]]
     created_at: datetime
     started_at: datetime | None

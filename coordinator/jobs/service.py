@@ -20,7 +20,7 @@ from core.errors import NotFound, StaleLease
 from core.ids import new_id
 from core.names import Name
 from core.states import FINAL, FIRST, JobKind, JobState, check_transition
-from core.wire import DeploymentItem, Failure, IssuanceItem, Step
+from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport, Step
 
 MOST_ITEMS_A_POLL = 64
 MOST_HELD = 256
@@ -166,19 +166,20 @@ async def move(conn: Transaction, job: Row, state: JobState, steps: Sequence[Ste
     conn.wake(run_topic(job["run_id"]))
 
 
-async def fail(
-    conn: Transaction, job: Row, failure: Failure, steps: Sequence[Step] = (), report: dict[str, Any] | None = None
-) -> None:
+async def fail(conn: Transaction, job: Row, failure: Failure, steps: Sequence[Step] = ()) -> None:
     """End a locked job as failed, with its cause."""
     await move(conn, job, JobState.FAILED, steps)
-    await store.set_outcome(conn, job["id"], msgspec.to_builtins(failure), report)
+    await store.set_failure(conn, job["id"], msgspec.to_builtins(failure))
 
 
-async def complete(conn: Transaction, job: Row, steps: Sequence[Step], report: dict[str, Any] | None = None) -> None:
+async def complete(conn: Transaction, job: Row, steps: Sequence[Step]) -> None:
     """End a locked job as completed."""
     await move(conn, job, JobState.COMPLETED, steps)
-    if report is not None:
-        await store.set_outcome(conn, job["id"], None, report)
+
+
+async def keep_report(conn: Transaction, job: Row, report: JobReport, signed: SignedReport) -> None:
+    """Keep what the agent said of a job, with its signature as evidence."""
+    await store.set_report(conn, job["id"], report.undo, report.served_fingerprint, msgspec.to_builtins(signed))
 
 
 async def cancel_deployments(conn: Transaction, certificate_id: str, agent_id: str) -> None:

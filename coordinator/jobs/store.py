@@ -12,7 +12,7 @@ from coordinator.database.listing import Listing
 
 # A run as it is read from the table, without the agent's signed report.
 COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
-  lease_epoch, failure, timeline, created_at, started_at, finished_at"""
+  lease_epoch, failure, undo, served_fingerprint, timeline, created_at, started_at, finished_at"""
 _FILTERS = ("certificate_id", "agent_id", "state", "kind")
 LISTING = Listing(COLUMNS, "jobs", "job", filters={name: f"{name} = {{}}" for name in _FILTERS})
 
@@ -139,11 +139,20 @@ async def set_state(conn: Connection, job_id: str, state: str, *, final: bool, s
     )
 
 
-async def set_outcome(
-    conn: Connection, job_id: str, failure: dict[str, Any] | None, report: dict[str, Any] | None
-) -> None:
-    """Store why a job failed, and the agent's signed words."""
-    await conn.execute("UPDATE jobs SET failure = $2, report = $3 WHERE id = $1", job_id, failure, report)
+async def set_failure(conn: Connection, job_id: str, failure: dict[str, Any]) -> None:
+    """Store why a job failed."""
+    await conn.execute("UPDATE jobs SET failure = $2 WHERE id = $1", job_id, failure)
+
+
+async def set_report(conn: Connection, job_id: str, undo: str, served_fingerprint: str, signed: dict[str, Any]) -> None:
+    """Store what the agent reported, and its signed words."""
+    await conn.execute(
+        "UPDATE jobs SET undo = $2, served_fingerprint = $3, report = $4 WHERE id = $1",
+        job_id,
+        undo,
+        served_fingerprint,
+        signed,
+    )
 
 
 async def live_issuance(conn: Connection, certificate_id: str) -> list[Row]:

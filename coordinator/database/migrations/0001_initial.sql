@@ -183,7 +183,7 @@ CREATE TABLE bindings (
   reason text NOT NULL DEFAULT '',     -- why the desired version is not served, for a person
   PRIMARY KEY (certificate_id, target_id)
 );
-CREATE INDEX bindings_target ON bindings (target_id);
+CREATE UNIQUE INDEX bindings_target ON bindings (target_id);  -- a target has one place for one certificate
 CREATE INDEX bindings_unsatisfied ON bindings (certificate_id)
   WHERE desired_version_id IS DISTINCT FROM served_version_id;
 
@@ -240,6 +240,8 @@ CREATE TABLE jobs (
   lease_until timestamptz,
   failure jsonb,                       -- {"step", "cause", "transient"}
   timeline jsonb NOT NULL DEFAULT '[]',  -- [{"step", "at", "ms"?, "detail"?}, …]
+  undo text NOT NULL DEFAULT '',       -- not_needed | done | failed, once an agent has reported
+  served_fingerprint text NOT NULL DEFAULT '',  -- what the agent saw on the wire last
   report jsonb,                        -- the agent's words and its signature, as received
   created_at timestamptz NOT NULL DEFAULT now(),
   started_at timestamptz,
