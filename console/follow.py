@@ -23,8 +23,6 @@ Outcome = Literal["served", "issued", "failed", "superseded", "timeout"]
 LONGEST_WAIT_S = 25.0
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
-_UNDO_FAILED = "THE UNDO FAILED"
-"""How agents mark that in a cause, for coordinators whose jobs do not have ``undo``."""
 
 
 class Watcher(Protocol):
@@ -147,13 +145,11 @@ def next_attempt(job: Job, jobs: Sequence[Job]) -> Job | None:
 
 def old_certificate(job: Job) -> str:
     """Say what a failed attempt left in place."""
-    steps = {step.label for step in job.timeline}
     if job.kind == "issuance":
         return "nothing was changed; what was served before still is"
-    if job.undo == "failed" or _UNDO_FAILED in (job.failure.cause if job.failure else ""):
-        return "the undo failed as well: the target needs a hand"
-    if "undone" in steps:
-        return "undone: what was there before is back"
-    if "published" not in steps:
-        return "nothing was changed on the target"
-    return "it was not reported whether what was there before is back: look at the host"
+    words = {
+        "failed": "the undo failed as well: the target needs a hand",
+        "done": "undone: what was there before is back",
+        "not_needed": "nothing was changed on the target",
+    }
+    return words.get(job.undo, "it was not reported whether what was there before is back: look at the host")

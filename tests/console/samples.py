@@ -205,6 +205,8 @@ def issuance(**other: Any) -> dict[str, Any]:
         "not_before": at(),
         "lease_epoch": 1,
         "failure": None,
+        "undo": "",
+        "served_fingerprint": "",
         "timeline": steps("queued", "delivered", "key=0.4", "csr=0.2", "awaitingca", "signed=1.5", "completed"),
         "created_at": at(),
         "started_at": at(),
@@ -232,7 +234,7 @@ def failed(**other: Any) -> dict[str, Any]:
     """Return a deployment that failed and was undone."""
     timeline = steps("queued", "delivered", "staged=2", "published=3", "undone=9", "failed", start=1)
     failure = {"step": "checked", "cause": "unknown directive\nin nginx.conf:5", "transient": True}
-    return deployment(**{"state": "Failed", "failure": failure, "timeline": timeline, **other})
+    return deployment(**{"state": "Failed", "failure": failure, "undo": "done", "timeline": timeline, **other})
 
 
 def retry(**other: Any) -> dict[str, Any]:
