@@ -13,7 +13,8 @@ from core.errors import FieldError, Misconfigured
 from core.secret import Secret
 
 T = TypeVar("T")
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?:(\d{1,8})d)?(?:(\d{1,8})h)?(?:(\d{1,8})m)?(?:(\d{1,8})s)?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _MAX_PORT = 65535
 
 
@@ -67,8 +68,8 @@ class Environment:
         """Return a whole number between ``low`` and ``high``."""
 
         def convert(text: str) -> int:
-            if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-                message = f"is {text!r}; use a whole number from {low} to {high}"
+            if not _NUMBER.fullmatch(text) or not low <= int(text) <= high:
+                message = f"is {text[:40]!r}; use a whole number from {low} to {high}"
                 raise ValueError(message)
             return int(text)
 
@@ -114,7 +115,7 @@ def parse_duration(text: str) -> timedelta:
     """Read ``90s``, ``5m``, ``1h30m`` or ``7d``; raise ``ValueError`` with the remedy."""
     match = _DURATION.fullmatch(text)
     if not text or not match:
-        message = f"is {text!r}; write a duration like 90s, 5m, 1h30m or 7d"
+        message = f"is {text[:40]!r}; write a duration like 90s, 5m, 1h30m or 7d"
         raise ValueError(message)
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

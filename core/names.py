@@ -22,7 +22,11 @@ from core.errors import InvalidInput
 MAX_COMMON_NAME = 64
 """ub-common-name, RFC 5280 appendix A.1; longer names go into the subjectAltName only."""
 MAX_DNS_NAME = 253
+MAX_EMAIL = 254
+MAX_URI = 2000
 
+_DOT_ATOM = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
+"""The local part of an address without quotes, RFC 5321 section 4.1.2."""
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
@@ -71,9 +75,12 @@ def parse_name(text: str, *, field: str = "sans") -> Name:
     if "@" in text:
         return Name(NameKind.EMAIL, _email(text, field))
     try:
-        return Name(NameKind.IP, str(ipaddress.ip_address(text.strip("[]"))))
+        address = ipaddress.ip_address(text.strip("[]"))
     except ValueError:
         return Name(NameKind.DNS, dns_name(text, field=field))
+    if "%" in str(address):
+        raise InvalidInput.of(field, f"{text!r} has a zone, which means something on one host only; leave it out")
+    return Name(NameKind.IP, str(address))
 
 
 def from_general_name(name: x509.GeneralName, *, field: str = "csr") -> Name:
@@ -108,7 +115,10 @@ def dns_name(text: str, *, field: str = "common_name") -> str:
             problem = f"{text[:80]!r} is not a host name: label {label[:63]!r} must be 1 to 63 of a-z, 0-9 and '-'"
             raise InvalidInput.of(field, problem)
         if label.startswith("xn--"):
-            _to_a_labels(label, field)
+            _refuse_lookalikes(_to_u_label(label, field), field)
+    if label.isdigit():
+        # Whoever reads it takes it for an IPv4 address, a malformed one included (WHATWG URL section 3.5).
+        raise InvalidInput.of(field, f"{text[:80]!r} ends in a number, as only an IP address does")
     if wildcard and "." not in name:
         raise InvalidInput.of(field, f"{text!r} covers a whole top-level domain; name one level below it")
     return wildcard + name
@@ -120,6 +130,13 @@ def _to_a_labels(name: str, field: str) -> str:
         return idna.encode(name, uts46=True).decode()
     except idna.IDNAError as error:
         raise InvalidInput.of(field, f"{name[:80]!r} is not a valid internationalised name: {error}") from error
+
+
+def _to_u_label(label: str, field: str) -> str:
+    try:
+        return idna.ulabel(label)
+    except idna.IDNAError as error:
+        raise InvalidInput.of(field, f"{label!r} is not a valid internationalised label: {error}") from error
 
 
 def _refuse_lookalikes(name: str, field: str) -> None:
@@ -136,15 +153,16 @@ def _refuse_lookalikes(name: str, field: str) -> None:
 
 def _email(text: str, field: str) -> str:
     local, _, domain = text.rpartition("@")
-    if not local or not local.isascii() or any(c.isspace() or ord(c) < 32 for c in local):  # noqa: PLR2004 - controls
+    if len(text) > MAX_EMAIL or domain.startswith("*") or not _DOT_ATOM.fullmatch(local):
         raise InvalidInput.of(field, f"{text[:80]!r} is not an e-mail address of the form user@example.com")
     return f"{local}@{dns_name(domain, field=field)}"
 
 
 def _uri(text: str, field: str) -> str:
+    if len(text) > MAX_URI:
+        raise InvalidInput.of(field, f"is {len(text)} characters long; a URI has at most {MAX_URI}")
     try:
-        parts = urlsplit(text)
-        host = parts.hostname
+        host = urlsplit(text).hostname
     except ValueError:
         host = None
     if not host or not text.isascii() or any(c.isspace() or ord(c) < 32 for c in text):  # noqa: PLR2004 - controls

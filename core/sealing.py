@@ -47,7 +47,7 @@ class Sealer:
             raise Misconfigured(_wrong_key(header[1:].hex()))
         try:
             return Secret(cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], header + place.encode()))
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             message = f"the stored secret {place} was changed or moved outside of certctl; restore it from a backup"
             raise Misconfigured(message) from error
 
