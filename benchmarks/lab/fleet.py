@@ -31,6 +31,10 @@ class API:
         headers = {"Authorization": f"Bearer {key}"}
         self.http = httpx.Client(base_url=url, verify=context, headers=headers, timeout=70, trust_env=False)
 
+    def close(self) -> None:
+        """Close its connections."""
+        self.http.close()
+
     def call(self, method: str, path: str, body: JSON = None, **query: JSON) -> JSON:
         """Return the answer's JSON; raise ``APIError`` for a problem."""
         response = self.http.request(method, path, json=body, params=query or None)
@@ -77,6 +81,7 @@ class Coordinator:
             "CERTCTL_LOG_FORMAT": "json",
             **(env or {}),
         }
+        self._clients: list[API] = []
         self.process = Process.python("coordinator", "coordinator.main", folder / "coordinator.log", self.env)
 
     @property
@@ -101,7 +106,14 @@ class Coordinator:
 
     def api(self, key: str = "") -> API:
         """Return a client with this key, by default the first admin's."""
-        return API(self.url, key or (self.data_dir / "admin.key").read_text().strip(), self.ca_path)
+        client = API(self.url, key or (self.data_dir / "admin.key").read_text().strip(), self.ca_path)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """Close every client that was made."""
+        while self._clients:
+            self._clients.pop().close()
 
     def enrollment_token(self) -> str:
         """Make a one-time token."""
