@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from benchmarks.lab.fleet import API, Agent, Coordinator
 from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end, wait_until
 from benchmarks.lab.servers import Nginx
-from benchmarks.lab.wire import Seen, look, verified, wait_for_change
+from benchmarks.lab.wire import Seen, look, wait_for_change
 
 SERVED_S = 40.0
 
@@ -163,3 +163,16 @@ def pair_is_consistent(server: Nginx, site: str) -> bool:
     leaf = x509.load_pem_x509_certificate(files.cert_path.read_bytes())
     key = serialization.load_pem_private_key(files.key_path.read_bytes(), None)
     return leaf.public_key() == key.public_key()
+
+
+def recording_nginx(folder: Path, binary: str) -> tuple[Path, Path]:
+    """Write a program that notes its words and its environment and becomes nginx; return it and its notes."""
+    program, notes = folder / "recording-nginx", folder / "recording-nginx.log"
+    notes.touch(mode=0o666)
+    program.write_text(
+        f"#!/bin/sh\n"
+        f'{{ echo call; for word in "$@"; do printf "word %s\\n" "$word"; done; env; }} >> "{notes}"\n'
+        f'exec "{binary}" "$@"\n'
+    )
+    program.chmod(0o755)
+    return program, notes
