@@ -7,7 +7,7 @@ across hosts.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -40,7 +40,7 @@ class Enrollment(msgspec.Struct, frozen=True):
     name: str
     identity_key: bytes
     sealing_key: bytes
-    time_ms: int
+    time_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     metadata: Metadata = Metadata()
 
 

@@ -70,26 +70,41 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
     if not name:
         raise InvalidInput.of("name", "is empty; set CERTCTL_AGENT_NAME")
     async with ctx.db.transaction() as tx:
+        # The token's row is locked before anything is looked up, so that two attempts come here one after the other.
+        token = await _token(ctx, tx, message.token)
         known = await store.by_identity(tx, identity_key)
-        token_id = await _check_token(ctx, tx, message.token, known["id"] if known else "")
+        _check_token(token, known["id"] if known else "")
         if known:
             return _known(known)
-        skew_ms = await _checked_skew(tx, message.time_ms)
-        agent_id = new_id("ag")
-        row = {"id": agent_id, "name": name, "identity_key": identity_key, "sealing_key": sealing_key}
+        row = {"id": new_id("ag"), "name": name, "identity_key": identity_key, "sealing_key": sealing_key}
         metadata = dict(zip(Metadata.__struct_fields__, _metadata(message.metadata), strict=True))
+        skew_ms = await _checked_skew(tx, message.time_ms)
         try:
-            await store.insert(tx, {**row, **metadata, "skew_ms": skew_ms})
+            async with tx.savepoint():
+                await store.insert(tx, {**row, **metadata, "skew_ms": skew_ms})
         except driver.UniqueViolation as error:
-            detail = f"an agent named {name!r} is enrolled already with another key; choose another CERTCTL_AGENT_NAME"
-            raise Conflict(detail) from error
-        if token_id:
-            await store.use_token(tx, token_id, agent_id)
-        details = {"name": name, "token_id": token_id or "static", **metadata}
-        actor = Actor(kind="agent", id=agent_id)
-        await audit.record(tx, actor, "agent.enrolled", "agent", agent_id, details, request_id)
-        crash_point("enrollment.stored")
-    return Enrolled(agent_id, name)
+            return await _came_second(tx, identity_key, name, error)
+        await _enrolled(tx, Actor(kind="agent", id=row["id"]), token, {"name": name, **metadata}, request_id)
+    return Enrolled(row["id"], name)
+
+
+async def _enrolled(
+    tx: Transaction, agent: Actor, token: Row | None, details: dict[str, object], request_id: str
+) -> None:
+    if token:
+        await store.use_token(tx, token["id"], agent.id)
+    details["token_id"] = token["id"] if token else "static"
+    await audit.record(tx, agent, "agent.enrolled", "agent", agent.id, details, request_id)
+    crash_point("enrollment.stored")
+
+
+async def _came_second(tx: Transaction, identity_key: bytes, name: str, error: Exception) -> Enrolled:
+    """Answer a repeat that overtook its first attempt; raise ``Conflict`` when another agent has the name."""
+    known = await store.by_identity(tx, identity_key)
+    if known:
+        return _known(known)
+    detail = f"an agent named {name!r} is enrolled already with another key; choose another CERTCTL_AGENT_NAME"
+    raise Conflict(detail) from error
 
 
 def _known(row: Row) -> Enrolled:
@@ -99,19 +114,29 @@ def _known(row: Row) -> Enrolled:
     return Enrolled(row["id"], row["name"])
 
 
-async def _check_token(ctx: Context, tx: Transaction, token: str, known_agent: str) -> str:
-    """Return the one-time token's id, or nothing for the static one."""
+async def _token(ctx: Context, tx: Transaction, value: str) -> Row | None:
+    """Return a one-time token's row, locked, or None for the static token; raise ``Unauthenticated`` for any other."""
     static = ctx.settings.bootstrap_token
-    if static and hmac.compare_digest(static.reveal().encode(), token.encode()):
-        return ""
-    row = await store.token(tx, access.digest(token))
-    if row is None or (row["used_by"] and row["used_by"] != known_agent):
-        detail = "this enrollment token is not known or was used; make a new one: certctl enrollment-tokens create"
-        raise Unauthenticated(detail)
-    if row["expired"] and not row["used_by"]:
-        detail = "this enrollment token has expired; make a new one: certctl enrollment-tokens create"
-        raise Unauthenticated(detail)
-    return str(row["id"])
+    if static and hmac.compare_digest(static.reveal().encode(), value.encode()):
+        return None
+    row = await store.token(tx, access.digest(value))
+    if row is None:
+        raise _no_good_token("is not known or was used")
+    return row
+
+
+def _check_token(token: Row | None, known_agent: str) -> None:
+    """Raise ``Unauthenticated`` for a token that somebody else used, or nobody in time."""
+    if token is None:
+        return
+    if token["used_by"] and token["used_by"] != known_agent:
+        raise _no_good_token("is not known or was used")
+    if token["expired"] and not token["used_by"]:
+        raise _no_good_token("has expired")
+
+
+def _no_good_token(why: str) -> Unauthenticated:
+    return Unauthenticated(f"this enrollment token {why}; make a new one: certctl enrollment-tokens create")
 
 
 async def _checked_skew(tx: Transaction, time_ms: int) -> int:

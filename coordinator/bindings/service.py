@@ -23,6 +23,7 @@ from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
 from coordinator.web.table import Actor
 from core.crash import crash_point
+from core.decoding import wrong_field
 from core.errors import InvalidInput, Refused
 from core.identity import verify
 from core.renewal import retry_delay
@@ -109,6 +110,9 @@ async def _verified(conn: Transaction, actor: Actor, job_id: str, signed: Signed
     try:
         # PostgreSQL stores no NUL, and what a failing program printed may hold some.
         report = msgspec.json.decode(signed.payload.replace(b"\\u0000", b"\\ufffd"), type=JobReport)
+    except msgspec.ValidationError as error:
+        wrong = wrong_field(error, "payload")
+        raise InvalidInput.of(wrong.field, wrong.problem) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidInput.of("payload", f"is not a job report: {error}") from error
     if (report.agent_id, report.job_id) != (actor.id, job_id):

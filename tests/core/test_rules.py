@@ -45,7 +45,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("kind", JobKind)
 def test_exactly_these_steps_are_possible(kind: JobKind) -> None:
-    found = {(str(a), str(b)) for a, b in itertools.product(JobState, JobState) if may_follow(kind, a, b)}
+    found = {(a.value, b.value) for a, b in itertools.product(JobState, JobState) if may_follow(kind, a, b)}
     assert found == ALLOWED[kind]
     for old, new in itertools.product(JobState, JobState):
         if (str(old), str(new)) not in found:
@@ -60,7 +60,7 @@ def test_every_state_is_live_or_final_and_every_kind_begins_and_ends() -> None:
         reached = {FIRST[kind]}
         while more := {b for a in reached for b in JobState if may_follow(kind, a, b)} - reached:
             reached |= more
-        assert FINAL < reached
+        assert reached > FINAL
         assert all(any(may_follow(kind, state, new) for new in FINAL) for state in reached - FINAL)
 
 
