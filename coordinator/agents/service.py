@@ -76,7 +76,8 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
         _check_token(token, known["id"] if known else "")
         if known:
             return _known(known)
-        row = {"id": new_id("ag"), "name": name, "identity_key": identity_key, "sealing_key": sealing_key}
+        agent_id = new_id("ag")
+        row = {"id": agent_id, "name": name, "identity_key": identity_key, "sealing_key": sealing_key}
         metadata = dict(zip(Metadata.__struct_fields__, _metadata(message.metadata), strict=True))
         skew_ms = await _checked_skew(tx, message.time_ms)
         try:
@@ -84,8 +85,8 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
                 await store.insert(tx, {**row, **metadata, "skew_ms": skew_ms})
         except driver.UniqueViolation as error:
             return await _came_second(tx, identity_key, name, error)
-        await _enrolled(tx, Actor(kind="agent", id=row["id"]), token, {"name": name, **metadata}, request_id)
-    return Enrolled(row["id"], name)
+        await _enrolled(tx, Actor(kind="agent", id=agent_id), token, {"name": name, **metadata}, request_id)
+    return Enrolled(agent_id, name)
 
 
 async def _enrolled(
