@@ -204,14 +204,14 @@ class Demo:
 
     def table(self) -> str:
         """Return the last lines: what is served now, certificate by certificate."""
-        rows = [f"{'NAME':24} {'LIFETIME':>9} {'SERIAL':41} {'SHA-256 ON THE WIRE':19} {'SECONDS':>7}  HOW"]
+        rows = [f"{'NAME':24} {'LIFETIME':>9} {'SERIAL':41} {'SHA-256 SEEN ON THE WIRE':64} {'SECONDS':>7}  HOW"]
         for wanted in self.wanted.values():
             seen = look(wanted.server.port, wanted.sni)
             if seen is None:
                 message = f"{wanted.name} is not served at the end"
                 raise NotShownError(message)
             rows.append(
-                f"{wanted.name:24} {_lifetime(wanted.lifetime_s):>9} {seen.serial:41} {seen.fingerprint[:16]}…   "
+                f"{wanted.name:24} {_lifetime(wanted.lifetime_s):>9} {seen.serial:41} {seen.fingerprint:64} "
                 f"{wanted.seconds:7.2f}  {wanted.how}"
             )
         return "\n".join(rows)

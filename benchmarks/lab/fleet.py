@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import httpx
 
@@ -120,11 +120,26 @@ class Coordinator:
         return str(self.api().post("/api/v1/enrollment-tokens", {})["token"])
 
 
+class Home(Protocol):
+    """What an agent has to know of its coordinator, whatever plays that part."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+    @property
+    def ca_path(self) -> Path:
+        """The root that its HTTPS chains to."""
+
+    def enrollment_token(self) -> str:
+        """Make a one-time token."""
+
+
 class Agent:
     """One agent process with its own host policy."""
 
     def __init__(
-        self, name: str, folder: Path, coordinator: Coordinator, policy: str, env: dict[str, str] | None = None
+        self, name: str, folder: Path, coordinator: Home, policy: str, env: dict[str, str] | None = None
     ) -> None:
         self.name = name
         self.folder = folder
