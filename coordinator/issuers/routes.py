@@ -12,6 +12,8 @@ from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Raw
 from core.certificates import fingerprint
 from core.errors import NotFound
 
+_CERTIFICATE, _LIST = "application/pkix-cert", "application/pkix-crl"
+
 
 class Issuer(msgspec.Struct):
     """A certificate authority."""
@@ -39,18 +41,34 @@ async def get(call: Call[NoBody, NoQuery]) -> Issuer:
 
 
 async def ca_certificate(call: Call[NoBody, NoQuery]) -> Raw:
-    """Return the issuing certificate in DER."""
-    ski = call.path.get("file", "").removesuffix(".cer") or None
+    """Return the current issuing certificate in DER."""
+    return await _ca_certificate(call, None)
+
+
+async def ca_certificate_of_key(call: Call[NoBody, NoQuery]) -> Raw:
+    """Return the issuing certificate of the key that the file is named after, in DER."""
+    return await _ca_certificate(call, call.path["file"].removesuffix(".cer"))
+
+
+async def _ca_certificate(call: Call[NoBody, NoQuery], ski: str | None) -> Raw:
     der = await service.issuing_certificate(call.ctx, call.path["issuer_id"], ski)
-    return Raw(der, "application/pkix-cert", _cache_headers(der, 86400))
+    return Raw(der, _CERTIFICATE, _cache_headers(der, 86400))
 
 
 async def crl(call: Call[NoBody, NoQuery]) -> Raw:
-    """Return the CRL in DER."""
-    ski = call.path.get("file", "").removesuffix(".crl") or None
+    """Return the CRL of the current key in DER."""
+    return await _crl(call, None)
+
+
+async def crl_of_key(call: Call[NoBody, NoQuery]) -> Raw:
+    """Return the CRL of the key that the file is named after, in DER."""
+    return await _crl(call, call.path["file"].removesuffix(".crl"))
+
+
+async def _crl(call: Call[NoBody, NoQuery], ski: str | None) -> Raw:
     der, next_update = await service.crl(call.ctx, call.path["issuer_id"], ski)
     left = int((next_update - call.ctx.clock.now()).total_seconds())
-    return Raw(der, "application/pkix-crl", _cache_headers(der, max(0, min(3600, left))))
+    return Raw(der, _LIST, _cache_headers(der, max(0, min(3600, left))))
 
 
 def _cache_headers(der: bytes, max_age_s: int) -> dict[str, str]:
@@ -67,19 +85,30 @@ PUBLIC_ROUTES = [
         Access.OPEN,
         "Current issuing certificate",
         None,
-        content_type="application/pkix-cert",
+        errors=(NotFound,),
+        content_type=_CERTIFICATE,
     ),
     Route(
         "GET",
         f"{_CA}/{{file}}",
-        ca_certificate,
+        ca_certificate_of_key,
         Access.OPEN,
         "Issuing certificate of one key",
         None,
         errors=(NotFound,),
+        content_type=_CERTIFICATE,
     ),
-    Route("GET", _CRL, crl, Access.OPEN, "Current CRL", None, errors=(NotFound,), content_type="application/pkix-crl"),
-    Route("GET", f"{_CRL}/{{file}}", crl, Access.OPEN, "CRL of one key", None, errors=(NotFound,)),
+    Route("GET", _CRL, crl, Access.OPEN, "Current CRL", None, errors=(NotFound,), content_type=_LIST),
+    Route(
+        "GET",
+        f"{_CRL}/{{file}}",
+        crl_of_key,
+        Access.OPEN,
+        "CRL of one key",
+        None,
+        errors=(NotFound,),
+        content_type=_LIST,
+    ),
 ]
 """What the plain listener serves as well: nothing here is secret, and clients must not need TLS to check TLS."""
 

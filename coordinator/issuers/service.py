@@ -91,25 +91,30 @@ async def check_keys_open(ctx: Context, tx: Transaction) -> None:
 
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:
-    """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not or cannot sign."""
+    """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not sign."""
     issuer = await store.get(tx, issuer_id)
     if issuer is None or not issuer["enabled"]:
         stand = "switched off" if issuer else "not there"
         detail = f"issuer {issuer_id} is {stand}; choose another issuer for the certificate"
         raise Refused(detail)
+    return await _key(ctx, tx, issuer_id, ski)
+
+
+async def _key(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None) -> LocalIssuer:
+    """Return a key of an issuer, opened at most once in this process; raise ``NotFound``."""
     row = await store.key(tx, issuer_id, ski)
     if row is None:
-        detail = f"issuer {issuer_id} has no key"
-        raise Refused(detail)
-    return _open(ctx, issuer_id, row["ski"], row["sealed_key"], tuple(row["chain"]))
-
-
-def _open(ctx: Context, issuer_id: str, ski: str, sealed: bytes, chain: tuple[bytes, ...]) -> LocalIssuer:
-    cached = ctx.signers.get((issuer_id, ski))
+        raise _no_key(issuer_id)
+    name, chain = (issuer_id, str(row["ski"])), tuple(row["chain"])
+    cached = ctx.signers.get(name)
     if cached is None or cached.chain != chain:
-        cached = LocalIssuer(keys.from_pem(ctx.sealer.open(sealed, _place(issuer_id, ski))), chain)
-        ctx.signers[issuer_id, ski] = cached
+        cached = LocalIssuer(keys.from_pem(ctx.sealer.open(row["sealed_key"], _place(*name))), chain)
+        ctx.signers[name] = cached
     return cached
+
+
+def _no_key(issuer_id: str) -> NotFound:
+    return NotFound(f"issuer {issuer_id} has no such key here")
 
 
 async def issuing_certificate(ctx: Context, issuer_id: str, ski: str | None) -> bytes:
@@ -117,8 +122,7 @@ async def issuing_certificate(ctx: Context, issuer_id: str, ski: str | None) -> 
     async with ctx.db.connection() as conn:
         row = await store.key(conn, issuer_id, ski)
     if row is None:
-        detail = f"issuer {issuer_id} has no such key here"
-        raise NotFound(detail)
+        raise _no_key(issuer_id)
     return bytes(row["chain"][0])
 
 
@@ -128,8 +132,7 @@ async def crl(ctx: Context, issuer_id: str, ski: str | None) -> tuple[bytes, dat
     async with ctx.db.connection() as conn:
         row = await store.key(conn, issuer_id, ski)
         if row is None:
-            detail = f"issuer {issuer_id} has no such key here"
-            raise NotFound(detail)
+            raise _no_key(issuer_id)
         stored = await store.crl(conn, issuer_id, row["ski"])
     if stored and stored["this_update"] <= now < stored["this_update"] + CRL_LIFETIME / 2:
         return stored["der"], stored["next_update"]
@@ -147,7 +150,8 @@ async def _new_crl(ctx: Context, issuer_id: str, ski: str, now: datetime) -> tup
         revoked = [
             RevokedCertificate(int(r["serial"], 16), r["revoked_at"], r["revocation_reason"] or "") for r in rows
         ]
-        authority = await signer(ctx, tx, issuer_id, ski)
+        # An issuer that was switched off still answers for what it has signed.
+        authority = await _key(ctx, tx, issuer_id, ski)
         der = await asyncio.to_thread(authority.sign_crl, number, revoked, now, next_update)
         await store.save_crl(tx, issuer_id, ski, number, now, next_update, der)
     return der, next_update

@@ -38,11 +38,12 @@ def document(routes: Sequence[Route], server_url: str) -> dict[str, Any]:
 
 def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     parameters = [*_path_parameters(route), *_query_parameters(route)]
+    room = _room(route)
     operation: dict[str, Any] = {
-        "operationId": f"{route.handler.__module__.split('.')[1]}_{route.handler.__name__}",
+        "operationId": f"{room}_{route.handler.__name__}",
         "summary": route.summary,
         "description": f"{(route.handler.__doc__ or '').strip()}\n\nWho may call: {route.access}.",
-        "tags": [route.handler.__module__.split(".")[1]],
+        "tags": [room],
         "parameters": parameters,
         "responses": _responses(route, schemas),
     }
@@ -54,6 +55,12 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
             "content": {"application/json": {"schema": schemas[route.request]}},
         }
     return operation
+
+
+def _room(route: Route) -> str:
+    """Return the room that a route belongs to; what is about the coordinator itself is of the room "system"."""
+    parts = route.handler.__module__.split(".")
+    return parts[-2] if parts[-1] == "routes" else "system"
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
@@ -100,7 +107,12 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _errors(route: Route) -> list[type[errors.CertctlError]]:
-    common: list[type[errors.CertctlError]] = [errors.InvalidInput, errors.TooLarge, errors.Transient]
+    common: list[type[errors.CertctlError]] = [
+        errors.InvalidInput,
+        errors.TooLarge,
+        errors.Transient,
+        errors.DeadlineExceeded,
+    ]
     if route.access is not Access.OPEN:
         common += [errors.Unauthenticated, errors.Forbidden]
     if route.request is not NoBody:

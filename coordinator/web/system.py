@@ -24,7 +24,7 @@ class Ready(msgspec.Struct):
     database: str
 
 
-class Version(msgspec.Struct):
+class ServerVersion(msgspec.Struct):
     """Which certctl this is; ``protocol`` is that of the agents' messages."""
 
     version: str
@@ -43,9 +43,9 @@ async def ready(call: Call[NoBody, NoQuery]) -> Ready:
     return Ready("ready", "reachable")
 
 
-async def version(_call: Call[NoBody, NoQuery]) -> Version:
+async def version(_call: Call[NoBody, NoQuery]) -> ServerVersion:
     """Return the version."""
-    return Version(metadata.version("certctl"), PROTOCOL_VERSION)
+    return ServerVersion(metadata.version("certctl"), PROTOCOL_VERSION)
 
 
 async def server_root(call: Call[NoBody, NoQuery]) -> Raw:
@@ -59,7 +59,7 @@ async def server_root(call: Call[NoBody, NoQuery]) -> Raw:
 ROUTES = [
     Route("GET", "/health", health, Access.OPEN, "Is the process alive", Health),
     Route("GET", "/ready", ready, Access.OPEN, "Can it serve", Ready),
-    Route("GET", "/api/v1/version", version, Access.OPEN, "Version", Version),
+    Route("GET", "/api/v1/version", version, Access.OPEN, "Version", ServerVersion),
     Route(
         "GET",
         "/api/v1/server-root",
