@@ -1,7 +1,11 @@
-"""Waiting between attempts: doubled each time, with jitter, so that a fleet does not come back all at once."""
+"""Waiting between attempts: doubled each time, with jitter, so that a fleet does not come back all at once.
+
+A trouble that lasts is told when it is new and every ten minutes, not with every attempt.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -13,6 +17,8 @@ from core.errors import Transient
 
 T = TypeVar("T")
 FIRST_S, LONGEST_S = 0.25, 30.0
+JITTER = 0.5
+TELL_AGAIN_S = 600.0
 
 log = structlog.get_logger(__name__)
 
@@ -27,20 +33,54 @@ class Backoff:
         """Begin with short pauses again."""
         self._next_s = FIRST_S
 
-    async def pause(self) -> float:
-        """Wait, and wait longer the next time; return the seconds waited."""
-        pause_s = self._next_s * random.uniform(0.5, 1.5)  # noqa: S311 - spreads a fleet, guards nothing
+    async def pause(self, until: trio.Event | None = None) -> None:
+        """Wait, at most ``until`` something happens, and wait longer the next time."""
+        pause_s = self._next_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads a fleet, guards nothing
         self._next_s = min(self._next_s * 2, LONGEST_S)
-        await trio.sleep(pause_s)
-        return pause_s
+        with trio.move_on_after(pause_s):
+            await (until or trio.Event()).wait()
 
 
-async def until_answered(what: str, call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat ``call`` for as long as it fails for now; what fails for good is raised."""
-    backoff = Backoff()
+class Trouble:
+    """What goes wrong in one loop, and when it is worth another line in the log."""
+
+    def __init__(self) -> None:
+        self._told = ""
+        self._told_at = -math.inf
+
+    def is_news(self, detail: str) -> bool:
+        """Say whether ``detail`` is new or was told long ago, and count it as told now."""
+        now = trio.current_time()
+        if detail == self._told and now - self._told_at < TELL_AGAIN_S:
+            return False
+        self._told, self._told_at = detail, now
+        return True
+
+    def over(self) -> None:
+        """Make the next trouble news, whatever it is."""
+        self._told = ""
+
+
+async def until_answered(
+    what: str,
+    call: Callable[[], Awaitable[T]],
+    *,
+    stopping: trio.Event | None = None,
+    note: Callable[[str], None] = lambda _detail: None,
+) -> T:
+    """Repeat ``call`` for as long as it fails for now; ``note`` hears of each failure.
+
+    What fails for good is raised. Once ``stopping`` is set, one last attempt is made and its failure raised as well.
+    """
+    backoff, trouble = Backoff(), Trouble()
     while True:
+        last = stopping is not None and stopping.is_set()
         try:
             return await call()
         except Transient as error:
-            log.warning("call_failed", call=what, detail=error.detail)
-            await backoff.pause()
+            note(error.detail)
+            if last:
+                raise
+            if trouble.is_news(error.detail):
+                log.warning("call_failed", call=what, detail=error.detail)
+        await backoff.pause(stopping)

@@ -1,112 +1,141 @@
-"""The nursery: starts everything in order, supervises the loops, ends in order.
+"""Starts everything in order, ends in order.
 
-A loop that crashes is logged and started again with a growing pause; it never takes the others down. The broad
-``except`` here is the supervisor's. SIGTERM and SIGINT finish the deployments in hand, then stop; a second one stops
-at once.
+The first SIGTERM or SIGINT ends all waiting, takes no more work and finishes the deployments in hand; a second one
+stops at once. The page answers from the start on, so that a host can see why its agent has no coordinator yet.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import structlog
 import trio
 
-from agent.backoff import Backoff, until_answered
-from agent.coordinator import Coordinator, trust
+from agent.activity import Activity
+from agent.backoff import until_answered
+from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
-from agent.endpoint import check_listen, serve_page
+from agent.endpoint import open_listener, serve_page
 from agent.enrollment import ensure_enrolled
+from agent.files import explained, own_folder
 from agent.host import describe
-from agent.identity import load_identity
+from agent.identity import Identity, load_identity
 from agent.keystore import Keystore
-from agent.policy import DEFAULT_PATH, load_policy
-from agent.settings import Settings, make_private_folder
-from agent.work import Activity, Worker
+from agent.policy import DEFAULT_PATH, HostPolicy, load_policy
+from agent.settings import Settings
+from agent.supervision import supervised
+from agent.trust import trust
+from agent.work import Worker
 from core.crash import crash_point
-from core.errors import Gone, Misconfigured
+from core.errors import CertctlError, Misconfigured
 
 log = structlog.get_logger(__name__)
-_FINISH_S = 120.0
+FINISH_S = 120.0
+"""How long deployments in hand may take after the first signal; what is cut off then is undone at the next start."""
+
+in_thread = trio.to_thread.run_sync
 
 
 async def run(settings: Settings) -> None:
     """Run until told to stop or retired; raise ``Misconfigured`` for whatever prevents the start."""
-    make_private_folder(settings.state_dir, "CERTCTL_STATE_DIR")
-    make_private_folder(settings.key_dir, "CERTCTL_KEY_DIR")
+    own_folder(settings.state_dir, "CERTCTL_STATE_DIR")
+    own_folder(settings.key_dir, "CERTCTL_KEY_DIR")
+    problem: CertctlError | None = None
     with _only_one(settings.state_dir):
-        await _run(settings)
+        async with trio.open_nursery() as nursery:
+            stop = Stop(nursery.cancel_scope)
+            await nursery.start(stop.on_signals)
+            try:
+                await _live(settings, stop, nursery)
+            except CertctlError as error:
+                problem = error
+            nursery.cancel_scope.cancel()
+    if problem is not None:
+        # Raised here, because a nursery would wrap it.
+        raise problem
 
 
-def _only_one(state_dir: Path) -> BinaryIO:
+class Stop:
+    """How the daemon ends: ``asked`` is set by the first signal, which also ends ``waiting``."""
+
+    def __init__(self, everything: trio.CancelScope) -> None:
+        self.asked = trio.Event()
+        self.waiting = trio.CancelScope()
+        self._everything = everything
+
+    async def on_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Turn signals into a stop."""
+        signalled = False
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if signalled:
+                    self._everything.cancel()
+                    return
+                signalled = True
+                log.info("stopping")
+                self.asked.set()
+                self.waiting.cancel()
+                self._everything.deadline = trio.current_time() + FINISH_S
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
     """Hold the state folder's lock; it ends with the process, however that ends."""
-    lock = (state_dir / "agent.lock").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        message = f"CERTCTL_STATE_DIR: another agent runs on {state_dir}; give this one a folder of its own"
-        raise Misconfigured(message) from error
-    return lock
+    with explained("locking the state folder"):
+        descriptor = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"CERTCTL_STATE_DIR: another agent runs on {state_dir}; give this one a folder of its own"
+            raise Misconfigured(message) from error
+        yield
 
 
-async def _run(settings: Settings) -> None:
+async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
     policy = load_policy(settings.config_path or DEFAULT_PATH, required=settings.config_path is not None)
-    if settings.listen:
-        check_listen(settings.listen)
-    identity = load_identity(settings.state_dir)
-    metadata = describe(settings.server_url)
+    identity = await in_thread(load_identity, settings.state_dir)
+    keystore, activity = Keystore(settings.key_dir), Activity()
+    await in_thread(keystore.sweep)
+    async with AsyncExitStack() as stack:
+        if settings.listen:
+            listener = stack.enter_context(open_listener(settings.listen))
+            nursery.start_soon(supervised, "page", lambda: serve_page(listener, identity, activity))
+        deployer = await _repaired(settings, policy)
+        client = await _connect(settings, identity, activity, stop, stack)
+        if client is None:
+            return
+        log.info("ready", agent_id=identity.agent_id, name=settings.name, server=settings.server_url)
+        worker = Worker(identity, client, keystore, deployer, activity, stop.asked)
+        await worker.run()
+        if worker.retired:
+            log.warning("retired", detail=worker.retired)
+
+
+async def _repaired(settings: Settings, policy: HostPolicy) -> Deployer:
+    """Return the deployer after it has undone what an interrupted run left."""
     deployer = Deployer(settings.state_dir, policy, parallel=settings.max_parallel)
     for message in await deployer.repair():
         log.warning("deployment_repaired", detail=message)
     crash_point("agent.repaired")
-    client = Coordinator(settings, identity, metadata, await until_answered("trust", lambda: trust(settings)))
-    activity = Activity()
-    worker = Worker(identity, client, Keystore(settings.key_dir), deployer, activity)
-    try:
-        await ensure_enrolled(settings, identity, client, metadata)
-        log.info("ready", agent_id=identity.agent_id, name=settings.name, server=settings.server_url)
-        async with trio.open_nursery() as nursery:
-            stopping = trio.Event()
-            nursery.start_soon(_on_signals, stopping, nursery.cancel_scope)
-            if settings.listen:
-                listen = settings.listen
-                nursery.start_soon(_supervised, "page", lambda: serve_page(listen, identity, activity))
-            await _supervised("worker", lambda: worker.run(stopping))
-            nursery.cancel_scope.cancel()
-    except* Gone as group:
-        log.warning("retired", detail=str(group.exceptions[0]))
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            await client.aclose()
+    return deployer
 
 
-async def _supervised(name: str, run_loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop to its end, starting it again whenever it crashes."""
-    backoff = Backoff()
-    while True:
-        try:
-            await run_loop()
-        except* Gone:
-            raise
-        except* Exception:
-            log.exception("loop_crashed", loop=name)
-        else:
-            return
-        await backoff.pause()
-
-
-async def _on_signals(stopping: trio.Event, everything: trio.CancelScope) -> None:
-    """First signal: stop taking work and finish what is in hand, within two minutes. Second signal: stop now."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            if stopping.is_set():
-                everything.cancel()
-                return
-            log.info("stopping")
-            stopping.set()
-            everything.deadline = trio.current_time() + _FINISH_S
+async def _connect(
+    settings: Settings, identity: Identity, activity: Activity, stop: Stop, stack: AsyncExitStack
+) -> Coordinator | None:
+    """Return the client of a coordinator that knows this agent, however long that takes; None when told to stop."""
+    note = activity.note_trouble
+    with stop.waiting:
+        metadata = await in_thread(describe, settings.server_url, abandon_on_cancel=True)
+        context = await until_answered("reach the coordinator", lambda: trust(settings), note=note)
+        client = await stack.enter_async_context(Coordinator(settings.server_url, identity, metadata, context))
+        await ensure_enrolled(settings, identity, client, metadata, note)
+        return client
+    return None

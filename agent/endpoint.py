@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import time
-from typing import TYPE_CHECKING
 
 import trio
 from hypercorn.config import Config
@@ -12,33 +11,32 @@ from hypercorn.trio import serve
 from quart import Response
 from quart_trio import QuartTrio
 
+from agent.activity import Activity
+from agent.identity import Identity
 from core.errors import Misconfigured
 
-if TYPE_CHECKING:
-    from agent.identity import Identity
-    from agent.work import Activity
-
-_SILENT_S = 180.0
+SILENT_S = 180.0
+"""How long the coordinator may be silent before this agent counts as unhealthy; a poll is answered within 40 s."""
 
 
-def check_listen(listen: tuple[str, int]) -> None:
-    """Raise ``Misconfigured`` when the page cannot listen there."""
+def open_listener(listen: tuple[str, int]) -> socket.socket:
+    """Return a socket that listens there; raise ``Misconfigured`` when that cannot be.
+
+    It is opened once, at the start, and outlives a crash of the page: nobody else can take the port meanwhile.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(*listen, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(*listen, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
     except OSError as error:
         where = f"{listen[0]}:{listen[1]}"
         message = f"CERTCTL_AGENT_LISTEN: cannot listen on {where}: {error.strerror}; choose another, or leave it empty"
         raise Misconfigured(message) from error
 
 
-async def serve_page(listen: tuple[str, int], identity: Identity, activity: Activity) -> None:
-    """Serve the page until cancelled."""
+async def serve_page(listener: socket.socket, identity: Identity, activity: Activity) -> None:
+    """Serve the page until cancelled; hypercorn closes the copy of the listener that it is given."""
     config = Config()
-    host = f"[{listen[0]}]" if ":" in listen[0] else listen[0]
-    config.bind = [f"{host}:{listen[1]}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]
     config.accesslog, config.errorlog = None, None
     config.include_server_header = False
     await serve(create_page(identity, activity), config, shutdown_trigger=trio.sleep_forever, mode="asgi")
@@ -51,11 +49,9 @@ def create_page(identity: Identity, activity: Activity) -> QuartTrio:
     @app.get("/health")
     async def health() -> tuple[dict[str, object], int]:
         """Say whether the coordinator answered within three minutes."""
-        healthy = time.time() - activity.last_poll < _SILENT_S
-        return {
-            "status": "healthy" if healthy else "unhealthy",
-            "last_error": activity.last_error,
-        }, 200 if healthy else 503
+        healthy = activity.silent_s() < SILENT_S
+        status = "healthy" if healthy else "unhealthy"
+        return {"status": status, "last_error": activity.last_error}, 200 if healthy else 503
 
     @app.get("/status")
     async def status() -> dict[str, object]:

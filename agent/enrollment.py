@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
+import trio
 
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
@@ -16,8 +18,17 @@ from core.wire import Enrolled, Enrollment, Metadata
 log = structlog.get_logger(__name__)
 
 
-async def ensure_enrolled(settings: Settings, identity: Identity, client: Coordinator, metadata: Metadata) -> None:
-    """Enroll unless that was done; raise ``Misconfigured`` that says why the coordinator refused."""
+async def ensure_enrolled(
+    settings: Settings,
+    identity: Identity,
+    client: Coordinator,
+    metadata: Metadata,
+    note: Callable[[str], None] = lambda _detail: None,
+) -> None:
+    """Enroll unless that was done, however long the coordinator is away; ``note`` hears what stands in the way.
+
+    Raises ``Misconfigured`` with the coordinator's words when it refuses.
+    """
     if identity.agent_id:
         return
     if settings.bootstrap_token is None:
@@ -25,17 +36,16 @@ async def ensure_enrolled(settings: Settings, identity: Identity, client: Coordi
             "CERTCTL_AGENT_BOOTSTRAP_TOKEN is not set and this agent is not enrolled: make a token with "
             "'certctl enrollment-tokens create' and start the agent with it once"
         )
-    token = settings.bootstrap_token.reveal()
+    token = settings.bootstrap_token
 
     async def enroll() -> Enrolled:
-        message = Enrollment(
-            token, settings.name, identity.signing_public, identity.sealing_public, int(time.time() * 1000), metadata
-        )
+        public = identity.signing_public, identity.sealing_public
+        message = Enrollment(token.reveal(), settings.name, *public, int(time.time() * 1000), metadata)
         return await client.enroll(message)
 
     try:
-        enrolled = await until_answered("enroll", enroll)
+        enrolled = await until_answered("enroll", enroll, note=note)
     except Permanent as error:
         raise Misconfigured(f"the coordinator refuses this agent: {error.detail}") from error
-    identity.enrolled_as(enrolled.agent_id)
+    await trio.to_thread.run_sync(identity.enrolled_as, enrolled.agent_id)
     log.info("enrolled", agent_id=enrolled.agent_id, name=enrolled.name)

@@ -11,7 +11,10 @@ from core.wire import Metadata
 
 
 def describe(server_url: str) -> Metadata:
-    """Return the host's name, system, architecture and the address from which the coordinator is reached."""
+    """Return the host's name, system, architecture and the address from which the coordinator is reached.
+
+    Looking the coordinator's name up may block for as long as the resolver does.
+    """
     return Metadata(
         hostname=socket.gethostname(),
         os=_system(),
@@ -37,5 +40,5 @@ def _address(server_url: str) -> str:
         with socket.socket(family, kind) as probe:
             probe.connect(address)
             return str(probe.getsockname()[0])
-    except OSError:
+    except (OSError, UnicodeError):
         return ""

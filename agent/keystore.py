@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import msgspec
+import structlog
 
-from agent.files import sync_folder, write_private
+from agent.files import explained, make_private_folder, write_private
 from core import keys
 from core.certificates import chain_to_pem, read_certificate
 from core.crash import crash_point
@@ -22,6 +23,7 @@ from core.errors import InvalidInput, NotFound
 from core.secret import Secret
 from core.wire import IssuanceItem
 
+log = structlog.get_logger(__name__)
 KEPT_KEYS = 4
 """The key in use and those of three generations before it, as many as targets keep backups."""
 _CERTIFICATE = re.compile(r"mc-[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
@@ -39,28 +41,39 @@ class PendingRequest(msgspec.Struct, frozen=True):
 
 
 class Keystore:
-    """The keys of this host. Its methods block on the disk: call them in a worker thread."""
+    """The keys of this host. Its methods block on the disk: call them in a worker thread.
+
+    All of them raise ``InvalidInput`` for an id or a name that could lead elsewhere, and ``Transient`` or
+    ``Misconfigured`` with a human cause when the disk does not do what is asked.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def sweep(self) -> None:
+        """Remove what a crash left half-written. Call it before anything else, while nobody writes."""
+        with explained("tidying the key folder"):
+            for leftover in self._folder.glob("mc-*/.*"):
+                leftover.unlink()
+
     def request_for(self, item: IssuanceItem) -> PendingRequest:
         """Return the job's CSR; the same one when it was made before and not answered."""
         folder = self._certificate_folder(item.certificate_id)
-        for path in folder.glob("*.request"):
-            pending = msgspec.json.decode(path.read_bytes(), type=PendingRequest)
-            if pending.job_id == item.job_id:
-                return pending
-            path.unlink()
+        with explained("keeping a private key"):
+            make_private_folder(folder)
+            for path in folder.glob("*.request"):
+                pending = _read_pending(path)
+                if pending is not None and pending.job_id == item.job_id:
+                    return pending
+                path.unlink()
         return self._new_request(folder, item)
 
     def _new_request(self, folder: Path, item: IssuanceItem) -> PendingRequest:
         try:
             algorithm = keys.KeyAlgorithm(item.key_algorithm)
         except ValueError as error:
-            raise InvalidInput.of(
-                "key_algorithm", f"is {item.key_algorithm!r}, which this agent does not know"
-            ) from error
+            problem = f"is {item.key_algorithm[:80]!r}, which this agent does not know"
+            raise InvalidInput.of("key_algorithm", problem) from error
         started = time.perf_counter()
         key = keys.generate(algorithm)
         name = keys.spki_sha256(key.public_key())
@@ -76,43 +89,57 @@ class Keystore:
 
     def answer(self, certificate_id: str, spki_sha256: str, chain: tuple[bytes, ...]) -> None:
         """Store the chain that certifies a key; raise ``InvalidInput`` when it certifies another one."""
+        path = self._certificate_folder(certificate_id) / _checked(spki_sha256)
         if not chain or read_certificate(chain[0]).spki_sha256 != spki_sha256:
             raise InvalidInput.of("chain", "does not certify the key that was asked for")
-        folder = self._certificate_folder(certificate_id)
-        write_private(folder / f"{spki_sha256}.pem", chain_to_pem(chain))
+        write_private(path.with_name(f"{path.name}.pem"), chain_to_pem(chain))
         crash_point("keystore.chain_written")
-        (folder / f"{spki_sha256}.request").unlink(missing_ok=True)
+        with explained("removing an answered request"):
+            path.with_name(f"{path.name}.request").unlink(missing_ok=True)
 
     def key(self, certificate_id: str, spki_sha256: str) -> Secret[bytes]:
         """Return a private key in PEM; raise ``NotFound`` when it is not on this host."""
-        if not _NAME.fullmatch(spki_sha256):
-            raise InvalidInput.of("spki_sha256", "is not a SHA-256 in lower-case hex")
-        path = self._certificate_folder(certificate_id) / spki_sha256
-        try:
-            return Secret(path.read_bytes())
-        except FileNotFoundError as error:
-            detail = (
-                f"the private key {spki_sha256[:16]}… is not on this host; was the agent's key folder replaced? "
-                "Renew the certificate to make a new one"
-            )
-            raise NotFound(detail) from error
+        path = self._certificate_folder(certificate_id) / _checked(spki_sha256)
+        with explained("reading a private key"):
+            if path.exists():
+                return Secret(path.read_bytes())
+        detail = (
+            f"the private key {spki_sha256[:16]}… is not on this host; was the agent's key folder replaced? "
+            "Renew the certificate to make a new one"
+        )
+        raise NotFound(detail)
 
     def prune(self, certificate_id: str, in_use: str) -> None:
         """Remove keys that are older than the one in use by more generations than are kept."""
         folder = self._certificate_folder(certificate_id)
-        names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-        names.sort(key=lambda path: (path.name == in_use, path.stat().st_mtime_ns), reverse=True)
-        for path in names[KEPT_KEYS:]:
-            if not (folder / f"{path.name}.request").exists():
-                path.with_name(f"{path.name}.pem").unlink(missing_ok=True)
-                path.unlink()
+        with explained("removing old private keys"):
+            names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+            names.sort(key=lambda path: (path.name == in_use, path.stat().st_mtime_ns), reverse=True)
+            for path in names[KEPT_KEYS:]:
+                if not path.with_name(f"{path.name}.request").exists():
+                    path.with_name(f"{path.name}.pem").unlink(missing_ok=True)
+                    path.unlink()
 
     def _certificate_folder(self, certificate_id: str) -> Path:
         """Return a certificate's folder. Its name comes from the coordinator, so it is checked before it is a path."""
         if not _CERTIFICATE.fullmatch(certificate_id):
             raise InvalidInput.of("certificate_id", "is not a certificate's id; nothing is stored under it")
-        folder = self._folder / certificate_id
-        if not folder.exists():
-            folder.mkdir(mode=0o700)
-            sync_folder(self._folder)
-        return folder
+        return self._folder / certificate_id
+
+
+def _checked(spki_sha256: str) -> str:
+    if not _NAME.fullmatch(spki_sha256):
+        raise InvalidInput.of("spki_sha256", "is not a SHA-256 in lower-case hex")
+    return spki_sha256
+
+
+def _read_pending(path: Path) -> PendingRequest | None:
+    """Return a stored request; None when it or its key is damaged, so that a new one is made."""
+    try:
+        pending = msgspec.json.decode(path.read_bytes(), type=PendingRequest)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pending = None
+    if pending is None or pending.spki_sha256 != path.stem or not path.with_suffix("").exists():
+        log.warning("damaged_request_dropped", path=str(path))
+        return None
+    return pending

@@ -15,6 +15,7 @@ from core import logs
 from core.errors import CertctlError
 
 EXIT_MISCONFIGURED = 2
+EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -34,6 +35,8 @@ def main() -> int:
     except CertctlError as error:
         sys.stderr.write(f"certctl-agent cannot start: {error.detail}\n")
         return EXIT_MISCONFIGURED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return 0
 
 

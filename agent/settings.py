@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from core.environment import Environment
-from core.errors import Misconfigured
 from core.secret import Secret
 
 DEFAULT_LISTEN = "127.0.0.1:9465"
@@ -66,8 +64,13 @@ def load(variables: Mapping[str, str]) -> Settings:
 
 
 def _server_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(text)
+        bare = parts.username is None and not parts.query and not parts.fragment
+        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and bare
+    except ValueError:
+        usable = False
+    if not usable:
         message = f"is {text!r}; write an https URL like https://certctl.example.com:8443"
         raise ValueError(message)
     return text.rstrip("/")
@@ -84,20 +87,7 @@ def _fingerprint(text: str) -> str:
 def parse_listen(text: str) -> tuple[str, int] | None:
     """Read ``host:port`` or ``[v6]:port``."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535:  # noqa: PLR2004 - the ports there are
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:  # noqa: PLR2004 - the ports there are
         message = f"is {text!r}; write host:port, for instance {DEFAULT_LISTEN}, or leave it empty to turn the page off"
         raise ValueError(message)
     return host.strip("[]"), int(port)
-
-
-def make_private_folder(path: Path, variable: str) -> Path:
-    """Make a folder 0700 of this user's own; raise ``Misconfigured`` that names the variable."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        message = f"{variable}: {path} cannot be written to ({error.strerror}); give a folder of the agent's own user"
-        raise Misconfigured(message) from error
-    return path

@@ -7,105 +7,116 @@ as its failure and leaves the others alone.
 
 from __future__ import annotations
 
-import secrets
-import time
-from dataclasses import dataclass, field
-
 import msgspec
 import structlog
 import trio
 
-from agent.backoff import Backoff, until_answered
+from agent.activity import Activity
+from agent.backoff import Backoff, Trouble, until_answered
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
 from agent.issuance import issue
 from agent.keystore import Keystore
+from agent.supervision import supervised
 from core.crash import crash_point
-from core.errors import CertctlError, Conflict, Gone, NotFound, Permanent, StaleLease, Transient
+from core.errors import CertctlError, Gone, NotFound, Permanent, StaleLease, Transient
 from core.identity import sign_report
 from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport
 
 log = structlog.get_logger(__name__)
 POLL_S = 40.0
-_SECOND_CHANCE = (StaleLease, Conflict, NotFound)
 
+_NOT_OURS = (StaleLease, NotFound)
+"""The job ended, or is somebody else's by now: nothing is left to do or to say. Any other refusal is a failure of the
+job, also a ``Conflict``: the coordinator has seen another key for it, and only a new job brings a new one."""
 
-@dataclass
-class Activity:
-    """What the local page shows."""
-
-    boot: str = field(default_factory=lambda: secrets.token_hex(8))
-    held: dict[str, str] = field(default_factory=dict)
-    connected: bool = False
-    last_poll: float = 0.0
-    last_error: str = ""
-    ended: dict[str, int] = field(default_factory=lambda: {"served": 0, "unchanged": 0, "failed": 0, "issued": 0})
+Item = IssuanceItem | DeploymentItem
 
 
 class Worker:
-    """Polls and works until it is told to stop."""
+    """Polls and works until ``stopping`` is set or the agent was retired; ``retired`` then holds the reason."""
 
     def __init__(
-        self, identity: Identity, client: Coordinator, keystore: Keystore, deployer: Deployer, activity: Activity
+        self,
+        identity: Identity,
+        client: Coordinator,
+        keystore: Keystore,
+        deployer: Deployer,
+        activity: Activity,
+        stopping: trio.Event,
     ) -> None:
         self._identity = identity
         self._client = client
         self._keystore = keystore
         self._deployer = deployer
-        self.activity = activity
+        self._activity = activity
+        self._stopping = stopping
+        self.retired = ""
 
-    async def run(self, stopping: trio.Event) -> None:
-        """Work until ``stopping`` is set, then finish what is in hand. Raises ``Gone`` when the agent was retired."""
+    async def run(self) -> None:
+        """Work until there is a reason to stop, then finish what is in hand."""
         async with trio.open_nursery() as in_hand, trio.open_nursery() as polling:
-            polling.start_soon(self._poll, in_hand)
-            await stopping.wait()
+            polling.start_soon(supervised, "poll", lambda: self._poll(in_hand))
+            await self._stopping.wait()
             polling.cancel_scope.cancel()
 
     async def _poll(self, in_hand: trio.Nursery) -> None:
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble()
         while True:
             try:
-                work = await self._client.poll(self.activity.boot, list(self.activity.held), POLL_S)
-            except Gone:
-                raise
+                work = await self._client.poll(self._activity.boot, list(self._activity.held), POLL_S)
+            except Gone as error:
+                self._retire(error)
+                return
             except (Transient, Permanent) as error:
-                self._note_trouble(error)
+                self._activity.note_trouble(error.detail)
+                if trouble.is_news(error.detail):
+                    log.warning("poll_failed", detail=error.detail)
                 await backoff.pause()
                 continue
             backoff.reset()
-            self.activity.connected, self.activity.last_poll, self.activity.last_error = True, time.time(), ""
+            trouble.over()
+            self._activity.note_answer()
             for item in work.items:
-                self.activity.held[item.job_id] = item.certificate_id
-                in_hand.start_soon(self._do, item)
+                self._take(item, in_hand)
 
-    def _note_trouble(self, error: CertctlError) -> None:
-        if self.activity.connected or self.activity.last_error != error.detail:
-            log.warning("poll_failed", detail=error.detail)
-        self.activity.connected, self.activity.last_error = False, error.detail
+    def _take(self, item: Item, in_hand: trio.Nursery) -> None:
+        if item.job_id not in self._activity.held:
+            self._activity.held[item.job_id] = item.certificate_id
+            in_hand.start_soon(self._do, item)
 
-    async def _do(self, item: IssuanceItem | DeploymentItem) -> None:
+    def _retire(self, error: Gone) -> None:
+        self.retired = error.detail
+        self._stopping.set()
+
+    async def _do(self, item: Item) -> None:
         with structlog.contextvars.bound_contextvars(job_id=item.job_id, certificate_id=item.certificate_id):
             crash_point("work.received")
             try:
-                if isinstance(item, IssuanceItem):
-                    await self._issue(item)
-                else:
-                    await self._deploy(item)
+                await (self._issue(item) if isinstance(item, IssuanceItem) else self._deploy(item))
+            except Exception:
+                # Nothing was reported, so the job is offered again when its lease has run out.
+                log.exception("job_crashed")
             finally:
-                self.activity.held.pop(item.job_id, None)
+                self._activity.held.pop(item.job_id, None)
 
     async def _issue(self, item: IssuanceItem) -> None:
         try:
-            await issue(item, self._keystore, self._client)
-        except _SECOND_CHANCE as error:
+            state = await issue(item, self._keystore, self._client, self._stopping)
+        except Gone as error:
+            self._retire(error)
+        except _NOT_OURS as error:
             log.info("issuance_dropped", detail=error.detail)
         except Exception as error:  # noqa: BLE001 - the job runner's
-            failure = _failure("issuance", error)
-            await self._report(item, DeploymentOutcome(outcome="failed", failure=failure))
+            if isinstance(error, Transient) and self._stopping.is_set():
+                log.info("issuance_left", detail=error.detail)
+                return
+            await self._report(item, DeploymentOutcome(outcome="failed", failure=_failure("issuance", error)))
         else:
-            self.activity.ended["issued"] += 1
+            if state == "issued":
+                self._activity.ended["issued"] += 1
 
     async def _deploy(self, item: DeploymentItem) -> None:
         try:
@@ -115,17 +126,30 @@ class Worker:
             outcome = DeploymentOutcome(outcome="failed", failure=_failure("deployment", error))
         await self._report(item, outcome)
         if outcome.failure is None:
-            await trio.to_thread.run_sync(self._keystore.prune, item.certificate_id, item.spki_sha256)
+            await self._prune(item)
 
-    async def _report(self, item: IssuanceItem | DeploymentItem, outcome: DeploymentOutcome) -> None:
-        self.activity.ended[outcome.outcome] += 1
-        told = log.warning if outcome.failure else log.info
-        told(
-            "job_ended",
-            outcome=outcome.outcome,
-            cause=outcome.failure.cause if outcome.failure else "",
-            undo=outcome.undo,
-        )
+    async def _prune(self, item: DeploymentItem) -> None:
+        try:
+            await trio.to_thread.run_sync(self._keystore.prune, item.certificate_id, item.spki_sha256)
+        except CertctlError as error:
+            log.warning("old_keys_left", detail=error.detail)
+
+    async def _report(self, item: Item, outcome: DeploymentOutcome) -> None:
+        """Hand in how a job ended. What cannot be handed in before a stop is found to be done at the next start."""
+        self._activity.ended[outcome.outcome] += 1
+        tell = log.warning if outcome.failure else log.info
+        cause = outcome.failure.cause if outcome.failure else ""
+        tell("job_ended", outcome=outcome.outcome, cause=cause, undo=outcome.undo)
+        signed = self._signed(item, outcome)
+        crash_point("work.reporting")
+        try:
+            await until_answered("report", lambda: self._client.report(item.job_id, signed), stopping=self._stopping)
+        except Gone as error:
+            self._retire(error)
+        except CertctlError as error:
+            log.warning("report_not_taken", detail=error.detail)
+
+    def _signed(self, item: Item, outcome: DeploymentOutcome) -> SignedReport:
         report = JobReport(
             agent_id=self._identity.agent_id,
             job_id=item.job_id,
@@ -133,14 +157,7 @@ class Worker:
             **{name: getattr(outcome, name) for name in outcome.__struct_fields__},
         )
         payload = msgspec.json.encode(report)
-        signed = SignedReport(payload, sign_report(self._identity.signing, payload))
-        crash_point("work.reporting")
-        try:
-            await until_answered("report", lambda: self._client.report(item.job_id, signed))
-        except Gone:
-            raise
-        except Permanent as error:
-            log.warning("report_not_taken", detail=error.detail)
+        return SignedReport(payload, sign_report(self._identity.signing, payload))
 
 
 def _failure(step: str, error: Exception) -> Failure:

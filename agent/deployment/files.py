@@ -1,4 +1,4 @@
-"""The file system's edge: durable writes, atomic replacement, and causes a person can act on.
+"""Installed files: what stands at a path, durable writes, atomic replacement.
 
 Everything here is synchronous; the engine calls it in worker threads. A file is complete on the disk before its name
 appears, and a name is replaced by one rename.
@@ -6,21 +6,19 @@ appears, and a name is replaced by one rename.
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
 import pwd
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from agent.files import sync_folder
 from core.crash import crash_point
-from core.errors import CertctlError, InvalidInput, Misconfigured, Refused, Transient
+from core.errors import InvalidInput, Refused
 from core.secret import Secret
 
 MAX_BYTES = 1 << 20
@@ -123,15 +121,6 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def user_id(name: str | None) -> int:
     """Return the number of a user given by name or number; -1 for None."""
     try:
@@ -146,29 +135,3 @@ def group_id(name: str | None) -> int:
         return -1 if name is None else int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError as error:
         raise InvalidInput.of("config.group", f"this host has no group {name!r}") from error
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn the system's errors into ours; ``doing`` completes the sentence "… failed"."""
-    try:
-        yield
-    except OSError as error:
-        raise _explain(error, doing) from error
-
-
-def _explain(error: OSError, doing: str) -> CertctlError:
-    what = f"{doing} failed at {error.filename}" if error.filename else f"{doing} failed"
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return Transient(f"{what}: the disk is full; make room there")
-        case errno.EROFS:
-            remedy = "under systemd, add the folder to ReadWritePaths= of the agent's unit"
-            return Misconfigured(f"{what}: the file system is read-only for the agent; {remedy}")
-        case errno.EACCES | errno.EPERM:
-            who = f"the agent (uid {os.geteuid()})"
-            return Misconfigured(f"{what}: {who} may not do this; give it the right to write in that folder")
-        case errno.ENAMETOOLONG | errno.ENOTDIR | errno.ELOOP | errno.EISDIR:
-            return Misconfigured(f"{what}: {error.strerror}; choose another path")
-        case _:
-            return Transient(f"{what}: {error.strerror or error}")

@@ -16,7 +16,6 @@ import msgspec
 from agent.deployment.files import (
     Attributes,
     Existing,
-    explained,
     group_id,
     look,
     make_folder,
@@ -28,6 +27,7 @@ from agent.deployment.files import (
 from agent.deployment.journal import Journal, JournalFile, JournalFolder
 from agent.deployment.prepare import PlannedFile, Prepared
 from agent.deployment.versions import VersionStore
+from agent.files import explained
 from connectors.targets.base import FileSpec, Role
 from core.crash import crash_point
 from core.errors import Misconfigured

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from agent.deployment.files import Attributes, explained, make_folder, remove, replace_with_file
+from agent.deployment.files import Attributes, make_folder, remove, replace_with_file
+from agent.files import explained
 from connectors.targets.base import Layout, Role
 from core.errors import Misconfigured
 from core.secret import Secret

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import trio
 
-from agent.deployment.files import explained
 from agent.deployment.prepare import Endpoint, Prepared
+from agent.files import explained
 from connectors.targets.base import Command, Probe, Role, Runner, ServiceCommands, StagedCheck
 from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
 

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.deployment.files import Attributes, make_folder, remove, replace_with_link, sync_folder, write_new
+from agent.deployment.files import Attributes, make_folder, remove, replace_with_link, write_new
+from agent.files import sync_folder
 from agent.policy import STORE_FOLDER
 from connectors.targets.base import Role
 from core.crash import crash_point

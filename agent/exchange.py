@@ -1,0 +1,81 @@
+"""One HTTP exchange with the coordinator, bounded in time and size; its errors are ours.
+
+Redirects are answers like any other: nothing is ever sent to where they point. Compression is neither asked for nor
+undone, because a short answer could become a long one.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import NamedTuple
+
+import httpx
+import trio
+
+from core.errors import DeadlineExceeded, Transient
+
+CONNECT_S, READ_S = 10.0, 30.0
+MOST_BYTES = 4 << 20
+"""The longest answer that is read: a full poll holds 64 items with their chains, a few hundred kilobytes."""
+
+
+class Answer(NamedTuple):
+    """What came back, unjudged."""
+
+    status: int
+    content_type: str
+    content: bytes
+
+
+def new_client(context: ssl.SSLContext, base_url: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+    """Return a client for one coordinator that takes nothing from the environment: no proxy, no other trust."""
+    identity = {"Accept-Encoding": "identity", **(headers or {})}
+    return httpx.AsyncClient(base_url=base_url, verify=context, headers=identity, trust_env=False)
+
+
+async def exchange(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    *,
+    query: dict[str, str] | None = None,
+    content: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout_s: float = READ_S,
+) -> Answer:
+    """Send a request and read the answer; raise ``DeadlineExceeded`` or ``Transient`` with a human cause."""
+    timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+    try:
+        # httpx bounds each read; a server that sends a byte now and then is bounded here.
+        with trio.fail_after(CONNECT_S + timeout_s):
+            async with http.stream(
+                method, path, params=query, content=content, headers=headers, timeout=timeout
+            ) as response:
+                body = await _body(response)
+                return Answer(response.status_code, response.headers.get("Content-Type", ""), body)
+    except (trio.TooSlowError, httpx.TimeoutException) as error:
+        raise DeadlineExceeded(f"the coordinator did not answer {method} {path} in time") from error
+    except httpx.HTTPError as error:
+        raise Transient(f"the coordinator is not reachable: {_cause(error)}") from error
+
+
+async def _body(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise Transient(f"the coordinator's answer is longer than {MOST_BYTES} bytes; it is not read")
+    return bytes(content)
+
+
+def _cause(error: BaseException) -> str:
+    """Dig out what happened: the layers in between wrap it, some without a word."""
+    text = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            remedy = "check CERTCTL_SERVER_CA_BUNDLE_PATH or CERTCTL_SERVER_CA_SHA256, and this host's clock"
+            return f"its certificate is not trusted ({seen.verify_message}); {remedy}"
+        text = str(seen) or text
+        seen = seen.__cause__ or seen.__context__
+    return text or type(error).__name__
