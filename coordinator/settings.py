@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from core.environment import Environment
+from core.environment import Environment, parse_duration
 from core.secret import Secret
 
 ROLES = ("viewer", "operator", "approver", "auditor", "admin")
 MIN_KEY_BYTES = 32
 _MIN_API_KEY_LENGTH = 16
+_SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
 _OTHERS = frozenset(
@@ -99,7 +100,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         ca_key_path=env.path("CERTCTL_CA_KEY_PATH"),
         metrics_listen=env.read("CERTCTL_METRICS_LISTEN", parse_listen("127.0.0.1:9464"), parse_listen),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
-        lease=env.duration("CERTCTL_JOB_LEASE", timedelta(minutes=3)),
+        lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),
     )
@@ -157,6 +158,14 @@ def _bootstrap_token(env: Environment) -> Secret[str] | None:
     return token
 
 
+def _lease(text: str) -> timedelta:
+    lease = parse_duration(text)
+    if not _SHORTEST_LEASE <= lease <= _LONGEST_LEASE:
+        message = f"is {text!r}; use a duration from 1m, which outlasts a long poll, to 1h"
+        raise ValueError(message)
+    return lease
+
+
 def _in_url(host: str) -> str:
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host  # noqa: PLR2004 - IPv6
@@ -182,7 +191,11 @@ def _encryption_key(text: str) -> Secret[bytes]:
 
 
 def _named_keys(text: str) -> tuple[NamedKey, ...]:
-    return tuple(_named_key(entry.strip()) for entry in text.split(",") if entry.strip())
+    found = tuple(_named_key(entry.strip()) for entry in text.split(",") if entry.strip())
+    if len({named.key for named in found}) < len(found):
+        message = "gives the same key to two names; make one for each"
+        raise ValueError(message)
+    return found
 
 
 def _named_key(entry: str) -> NamedKey:
@@ -192,7 +205,8 @@ def _named_key(entry: str) -> NamedKey:
         message = "holds an entry that is not of the form name:key or name:key:role"
         raise ValueError(message)
     if (role or "viewer") not in ROLES:
-        message = f"gives {name!r} the role {role!r}; use one of {', '.join(ROLES)}"
+        # What stands in the role's place may be the rest of a key with a colon in it, so it is not repeated.
+        message = f"gives {name!r} a role that does not exist; use one of {', '.join(ROLES)}"
         raise ValueError(message)
     if len(key) < _MIN_API_KEY_LENGTH:
         message = f"gives {name!r} a key of {len(key)} characters; use at least {_MIN_API_KEY_LENGTH} random ones"

@@ -90,7 +90,8 @@ class ServerTLS:
         trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         for context in (trial, self.context):
             try:
-                context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
+                # Without a password at hand OpenSSL would ask for one on the terminal, and wait.
+                context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path, password="")
             except (OSError, ssl.SSLError) as error:
                 names = "CERTCTL_SERVER_TLS_CERT_PATH and CERTCTL_SERVER_TLS_KEY_PATH"
                 raise Misconfigured(f"{names} cannot be loaded as a pair: {error}") from error

@@ -33,7 +33,6 @@ _SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
-    "Strict-Transport-Security": "max-age=31536000",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -115,6 +114,8 @@ def _check_path(path: dict[str, str]) -> None:
 
 def _respond(request_id: str, body: bytes, status: int, headers: dict[str, Any]) -> Response:
     merged = {**_SECURITY_HEADERS, **headers, "X-Request-ID": request_id}
+    if request.scheme == "https":  # elsewhere it must not be sent (RFC 6797 section 7.2)
+        merged["Strict-Transport-Security"] = "max-age=31536000"
     return Response(body, status=status, headers=merged)
 
 

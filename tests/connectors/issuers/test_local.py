@@ -57,8 +57,6 @@ def sub_authority(
             x509.NameAttribute(NameOID.COMMON_NAME, f"Sub of {upper.ski[:8]}"),
         ]
     )
-    flags = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"), False)
-    flags |= dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -68,11 +66,19 @@ def sub_authority(
         .not_valid_before(NOW - since)
         .not_valid_after(NOW + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(key_cert_sign=usage, crl_sign=usage, **flags), critical=True)
+        .add_extension(_signs(may=usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(upper.key.public_key()), critical=False)
         .sign(upper.key, hashes.SHA256())
     )
     return LocalIssuer(key, (certificate.public_bytes(DER), *upper.chain))
+
+
+def _signs(*, may: bool) -> x509.KeyUsage:
+    """Return the key usage of an authority, or of one that may not be one."""
+    flags = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"), False)
+    flags |= dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=may, crl_sign=may, **flags)
 
 
 def deep_root() -> LocalIssuer:
@@ -88,6 +94,8 @@ def deep_root() -> LocalIssuer:
         .not_valid_before(NOW - timedelta(days=1))
         .not_valid_after(NOW + timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_signs(may=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     return LocalIssuer(key, (certificate.public_bytes(DER),))

@@ -1,0 +1,105 @@
+"""How things stand, computed from rows: the state of a run, and the two axes of a certificate's status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from coordinator.certificates.status import status
+from coordinator.database.driver import Record
+from coordinator.jobs.routes import Job, run_state
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def job(text: str) -> Job:
+    """Read ``issuance a Completed`` or ``deployment a/target Failed``."""
+    kind, where, state = text.split()
+    agent, _, target = where.partition("/")
+    return Job(
+        "job-1", kind, "job-1", "mc-1", agent, target or None, None, state, "", 1, NOW, 0, None, [], NOW, None, None
+    )
+
+
+@pytest.mark.parametrize(
+    "jobs,state",
+    [
+        (["issuance a AwaitingCSR"], "running"),
+        (["issuance a AwaitingCA"], "running"),
+        (["issuance a Completed"], "issued"),
+        (["issuance a Failed"], "failed"),
+        (["issuance a Cancelled"], "superseded"),
+        (["issuance a Failed", "issuance a AwaitingCSR"], "retrying"),
+        (["issuance a Failed", "issuance a Completed"], "issued"),
+        (["issuance a Completed", "deployment a/1 Pending"], "running"),
+        (["issuance a Completed", "deployment a/1 Completed"], "served"),
+        (["issuance a Completed", "deployment a/1 Completed", "deployment a/2 Running"], "running"),
+        (["issuance a Completed", "deployment a/1 Failed", "deployment a/1 Pending"], "retrying"),
+        (["issuance a Completed", "deployment a/1 Failed", "deployment a/1 Completed"], "served"),
+        (["issuance a Completed", "deployment a/1 Cancelled"], "superseded"),
+        (["issuance a Completed", "deployment a/1 Completed", "deployment a/2 Cancelled"], "superseded"),
+        (["issuance a Completed", "issuance b AwaitingCSR", "deployment a/1 Completed"], "running"),
+        (["issuance a Completed", "issuance b Failed", "deployment a/1 Completed"], "failed"),
+        (["issuance a Completed", "issuance b Completed", "deployment a/1 Completed"], "served"),
+    ],
+)
+def test_the_newest_attempt_of_each_part_says_how_a_run_stands(jobs: list[str], state: str) -> None:
+    assert run_state([job(text) for text in jobs]) == state
+
+
+def holder(**changes: Any) -> Record:
+    row = {"agent_id": "ag-1", "version_id": "cv-1", "generation": 1, "serial": "a", "fingerprint": "b", "failures": 0}
+    times = {"not_before": NOW, "not_after": NOW + timedelta(days=3), "renew_at": NOW + timedelta(days=2)}
+    return cast("Record", {**row, **times, "reason": "", "revoked_at": None, **changes})
+
+
+def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Record:
+    row = {"target_id": "tgt-1", "target_name": "a", "agent_id": "ag-1", "served_at": None, "failures": 0}
+    return cast("Record", {**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
+
+
+PENDING = {"version_id": None, "not_after": None, "renew_at": None}
+
+
+@pytest.mark.parametrize(
+    "holders,life",
+    [
+        ([], "pending"),
+        ([holder()], "valid"),
+        ([holder(), holder(**PENDING)], "pending"),
+        ([holder(renew_at=NOW)], "due"),
+        ([holder(renew_at=None)], "valid"),
+        ([holder(), holder(not_after=NOW)], "expired"),
+        ([holder(not_after=NOW), holder(revoked_at=NOW)], "revoked"),
+    ],
+)
+def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], life: str) -> None:
+    assert status(holders, [], NOW).life == life
+
+
+@pytest.mark.parametrize(
+    "bindings,service,served_on",
+    [
+        ([], "unknown", 0),
+        ([binding(None, None)], "unknown", 0),
+        ([binding()], "served", 1),
+        ([binding(), binding(served="cv-0")], "partly", 1),
+        ([binding(served="cv-0"), binding(served=None)], "not served", 0),
+        ([binding(), binding(None, None)], "partly", 1),
+    ],
+)
+def test_a_certificate_is_served_when_every_target_serves_what_it_should(
+    bindings: list[Record], service: str, served_on: int
+) -> None:
+    found = status([holder()], bindings, NOW)
+    assert (found.service, found.served_on, found.wanted_on) == (service, served_on, len(bindings))
+
+
+def test_the_earliest_end_and_the_first_reason_are_shown() -> None:
+    late, early = holder(), holder(not_after=NOW + timedelta(days=1), renew_at=NOW + timedelta(hours=1))
+    found = status([late, early], [binding(reason="nginx -t said no")], NOW)
+    assert (found.expires_at, found.renew_at) == (early["not_after"], early["renew_at"])
+    assert found.reason == "nginx -t said no"
+    assert status([holder(reason="disk full")], [binding(reason="later")], NOW).reason == "disk full"
