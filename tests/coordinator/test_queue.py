@@ -11,7 +11,7 @@ from coordinator.bindings import service as bindings
 from coordinator.jobs import service as jobs
 from core import wire
 from tests.coordinator.database.conftest import until
-from tests.coordinator.world import FakeAgent, World, csr_for, done, problem
+from tests.coordinator.world import FakeAgent, World, csr_for, done, dump, problem
 
 pytestmark = pytest.mark.anyio
 
@@ -264,6 +264,28 @@ async def test_a_report_with_control_characters_in_it_is_stored_readable(world: 
     status = (await world.get(f"/api/v1/certificates/{item.certificate_id}"))["status"]
     assert "nginx said" in status["reason"]
     assert "\0" not in status["reason"]
+
+
+async def test_a_job_says_what_its_agent_undid_and_saw(world: World) -> None:
+    agent = await world.agent()
+    item = await deployment(world, agent)
+    seen = "0" * 64
+    failure = wire.Failure("verify", "another certificate is served")
+    report = agent.report_on(item, outcome="failed", failure=failure, undo="done", served_fingerprint=seen)
+    done(await agent.report(item.job_id, report))
+    job = await world.get(f"/api/v1/jobs/{item.job_id}")
+    assert (job["state"], job["undo"], job["served_fingerprint"]) == ("Failed", "done", seen)
+    assert job["failure"] == {"step": "verify", "cause": "another certificate is served", "transient": True}
+
+
+async def test_a_target_takes_one_certificate(world: World) -> None:
+    agent = await world.agent()
+    target = await world.target(agent)
+    await world.certificate(target_ids=[target])
+    before = await dump(world.dsn)
+    wish = {"common_name": "two.example.com", "target_ids": [target]}
+    problem(await world.call("POST", "/api/v1/certificates", json=wish), 409, "target_ids")
+    assert await dump(world.dsn) == before
 
 
 async def test_the_lost_receipt_of_a_report_is_a_stale_lease(world: World) -> None:

@@ -19,7 +19,25 @@ def job(text: str) -> Job:
     kind, where, state = text.split()
     agent, _, target = where.partition("/")
     return Job(
-        "job-1", kind, "job-1", "mc-1", agent, target or None, None, state, "", 1, NOW, 0, None, [], NOW, None, None
+        id="job-1",
+        kind=kind,
+        run_id="job-1",
+        certificate_id="mc-1",
+        agent_id=agent,
+        target_id=target or None,
+        version_id=None,
+        state=state,
+        trigger="created",
+        attempt=1,
+        not_before=NOW,
+        lease_epoch=0,
+        failure=None,
+        undo="",
+        served_fingerprint="",
+        timeline=[],
+        created_at=NOW,
+        started_at=NOW,
+        finished_at=None,
     )
 
 
