@@ -25,7 +25,17 @@ from core.errors import Conflict, Gone, InvalidInput, NotFound, Unauthenticated
 from core.identity import check_public_key, nonce_message, verify
 from core.ids import new_id
 from core.secret import Secret
-from core.wire import Enrolled, Enrollment, Metadata, Nonce, Token, TokenRequest, Work
+from core.wire import (
+    DeploymentItem,
+    Enrolled,
+    Enrollment,
+    IssuanceItem,
+    Metadata,
+    Nonce,
+    Token,
+    TokenRequest,
+    Work,
+)
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -211,16 +221,24 @@ async def poll(
     full = len(held) >= jobs.MOST_HELD
     deadline = time.monotonic() + (min(wait_s, _FULL_HANDS_S) if full else wait_s)
     with ctx.db.wakeups.subscribe(jobs.agent_topic(agent_id)) as waiter:
-        while True:
+        async with ctx.db.transaction() as tx:
+            await store.touch(tx, agent_id, time_ms)
+            items, next_s = await _look(ctx, tx, agent_id, boot, held)
+        while not items and not ctx.stopping and (left := deadline - time.monotonic()) > 0:
+            soonest = left if next_s is None or full else min(left, max(next_s, _SHORTEST_WAIT_S))
+            if not await waiter.wait(soonest) and soonest == left:
+                break  # nothing came up; the next poll, which follows at once, looks again
             async with ctx.db.transaction() as tx:
-                await store.touch(tx, agent_id, time_ms)
-                time_ms = None  # it tells the agent's clock as the request came in, and nothing after a wait
-                items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
-                next_s = None if items or full else await jobs.seconds_to_next(tx, agent_id, boot, held)
-            left = deadline - time.monotonic()
-            if items or left <= 0 or ctx.stopping:
-                return Work(items)
-            await waiter.wait(left if next_s is None else min(left, max(next_s, _SHORTEST_WAIT_S)))
+                items, next_s = await _look(ctx, tx, agent_id, boot, held)
+    return Work(items)
+
+
+async def _look(
+    ctx: Context, tx: Transaction, agent_id: str, boot: str, held: tuple[str, ...]
+) -> tuple[tuple[IssuanceItem | DeploymentItem, ...], float | None]:
+    """Lease what is due; without any, return the seconds until something will be."""
+    items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
+    return items, None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
 
 
 async def purge(ctx: Context) -> None:
