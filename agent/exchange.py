@@ -61,10 +61,14 @@ async def exchange(
 
 async def _body(response: httpx.Response) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > MOST_BYTES:
-            raise Transient(f"the coordinator's answer is longer than {MOST_BYTES} bytes; it is not read")
+    with trio.CancelScope() as reading:
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MOST_BYTES:
+                # Ends the next read from within: httpx's generators stay half-read when they are left from outside.
+                reading.cancel()
+    if len(content) > MOST_BYTES:
+        raise Transient(f"the coordinator's answer is longer than {MOST_BYTES} bytes; it is not read")
     return bytes(content)
 
 
