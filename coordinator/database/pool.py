@@ -37,6 +37,7 @@ SESSION = {
     "idle_in_transaction_session_timeout": "60s",
 }
 JSONB_VERSION = b"\x01"
+_EXAMPLE = "postgresql://user:password@host:5432/database"  # pragma: allowlist secret - nobody's
 
 
 class Database:
@@ -165,7 +166,7 @@ def connecting(dsn: str) -> Iterator[None]:
     except driver.CONFIGURATION:
         # The parser's own words can quote a piece of the password, so neither they nor their traceback are passed on.
         raise Misconfigured(
-            f"{VARIABLE} is no PostgreSQL URL: write postgresql://user:password@host:5432/database, and percent-encode "
+            f"{VARIABLE} is no PostgreSQL URL: write {_EXAMPLE}, and percent-encode "
             "the characters / ? # @ : % in the password"
         ) from None
     except TimeoutError as error:

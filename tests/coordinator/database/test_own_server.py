@@ -17,6 +17,7 @@ from tests.postgres import FAST
 
 pytestmark = pytest.mark.anyio
 
+RIGHT = "right"
 ACCESS = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
 
@@ -32,11 +33,11 @@ async def debian(tmp_path: Path, debian_bin_dir: Path) -> AsyncIterator[tuple[Em
     settings = {**FAST, "listen_addresses": "127.0.0.1", "port": str(port)}
     server = EmbeddedPostgres(tmp_path / "data", settings=settings, bin_dir=debian_bin_dir)
     local = await server.start()
-    await value_of(local, "ALTER ROLE certctl PASSWORD 'right'")
+    await value_of(local, f"ALTER ROLE certctl PASSWORD '{RIGHT}'")
     (tmp_path / "data" / "postgres" / "pg_hba.conf").write_text(ACCESS)
     await value_of(local, "SELECT pg_reload_conf()")
     try:
-        yield server, f"postgresql://certctl:right@127.0.0.1:{port}/certctl"
+        yield server, f"postgresql://certctl:{RIGHT}@127.0.0.1:{port}/certctl"
     finally:
         await server.stop()
 
@@ -56,7 +57,7 @@ async def test_pool_migrations_and_wake_ups_work(debian: tuple[EmbeddedPostgres,
 
 async def test_a_wrong_password_is_told_and_not_shown(debian: tuple[EmbeddedPostgres, str]) -> None:
     _, url = debian
-    wrong = url.replace("right", "S3cr-w0rd")
+    wrong = url.replace(RIGHT, "S3cr-w0rd")
 
     told: list[str] = []
 
