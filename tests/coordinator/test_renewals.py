@@ -12,6 +12,8 @@ import pytest
 
 from coordinator import scheduler
 from coordinator.bindings import service as bindings
+from coordinator.bindings import store
+from coordinator.database.driver import Record
 from tests.coordinator.database.conftest import until
 from tests.coordinator.world import World, open_world, variables
 
@@ -133,6 +135,26 @@ async def test_two_replicas_renew_once(database_url: str, tmp_path: Path) -> Non
         assert sum(queued) == 30
         assert await issuances(one) == 60
         assert await one.value("SELECT count(*) FROM audit_events WHERE action = 'certificate.due'") == 30
+
+
+async def test_a_replica_whose_look_is_a_moment_old_queues_and_records_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await world.agent()
+    await world.certificate(agent_id=agent.id, lifetime_s=3600)
+    await agent.work()
+    world.clock.advance(timedelta(minutes=50))
+    async with world.ctx.db.transaction() as tx:
+        seen = await store.due_holders(tx, world.clock.now(), 10)
+
+    async def old_look(*_arguments: object) -> list[Record]:
+        return seen
+
+    assert len(seen) == await bindings.renew_due(world.ctx) == 1
+    monkeypatch.setattr(store, "due_holders", old_look)
+    assert await bindings.renew_due(world.ctx) == 0
+    assert await issuances(world) == 2
+    assert await world.value("SELECT count(*) FROM audit_events WHERE action = 'certificate.due'") == 1
 
 
 async def test_a_certificate_that_keeps_failing_is_tried_again_and_stays_visible(world: World) -> None:

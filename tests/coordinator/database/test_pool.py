@@ -197,8 +197,8 @@ async def test_two_changes_that_meet_are_transient(database: Database) -> None:
         "postgresql://certctl:s3cr?t-w0rd@127.0.0.1:1/certctl",
         "postgresql://certctl:12/s3cr-w0rd@127.0.0.1:1/certctl",
         "postgresql://certctl:s3crt-w0rd@127.0.0.1:1/certctl",  # pragma: allowlist secret - the test shows it is hidden
-        "postgresql://certctl:s3crt-w0rd@[::1/certctl",
-        "mysql://certctl:s3crt-w0rd@127.0.0.1/certctl",
+        "postgresql://certctl:s3crt-w0rd@[::1/certctl",  # pragma: allowlist secret - likewise
+        "mysql://certctl:s3crt-w0rd@127.0.0.1/certctl",  # pragma: allowlist secret - likewise
         "certctl:s3crt-w0rd@127.0.0.1",
     ],
 )
