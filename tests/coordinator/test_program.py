@@ -206,6 +206,7 @@ def test_a_new_pair_is_taken_at_sighup_and_a_bad_one_leaves_the_old(database_url
         coordinator.process.signal(signal.SIGHUP)
         wait_until("the new pair", lambda: shown(coordinator, context) == second)
 
+        pair.renew()
         pair.key.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
         coordinator.process.signal(signal.SIGHUP)
         wait_until("the refusal", lambda: "server_certificate_not_loaded" in coordinator.process.tail())
