@@ -1,4 +1,6 @@
-"""The loops. Each ticks at its interval or when it is woken, never two ticks of one at once, and one replica at a time.
+"""The loops. Each ticks at its interval or when it is woken, and never twice at once in a process.
+
+Every replica runs them: a tick takes what it works on with SKIP LOCKED, so replicas share the work and never double it.
 
 What must not be missed does not depend on a loop being punctual: changes queue their jobs themselves, timers wake at
 the earliest due moment, and a tick that finds nothing to do is the usual one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -167,10 +168,14 @@ def _lease(text: str) -> timedelta:
 
 
 def _in_url(host: str) -> str:
+    """Return how others write ``host`` in a URL; for "every address" that is this machine's name."""
     try:
-        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host  # noqa: PLR2004 - IPv6
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host
+    if address.is_unspecified:
+        return socket.getfqdn()
+    return f"[{host}]" if address.version == 6 else host  # noqa: PLR2004 - IPv6
 
 
 def _base_url(text: str, scheme: str) -> str:

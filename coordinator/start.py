@@ -111,7 +111,8 @@ async def first_rows(ctx: Context) -> None:
     async with ctx.db.transaction() as tx:
         await tx.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
         await _check_clock(ctx, await tx.fetchval("SELECT clock_timestamp()"))
-        await issuers.check_keys_open(ctx, tx)
+        await issuers.seal_keys_anew(ctx, tx)
+        await server_tls.seal_key_anew(ctx, tx)
         await issuers.ensure_local(ctx, tx)
         await profiles.ensure_defaults(tx, issuers.LOCAL)
         await access.take_environment_keys(tx, ctx.settings.api_keys)

@@ -2,7 +2,8 @@
 
 Envelope: version (1 byte, 0x01) | key id (4 bytes) | nonce (12) | ciphertext and tag. The associated data names the
 place (``issuer_keys/iss-local/<ski>``), so that an envelope moved to another row does not open. Derivation (scrypt)
-runs once at start. The key id tells which key seals; the previous key still opens until everything is sealed anew.
+runs once at start. The key id tells which key seals; the previous key still opens, and at start everything that it
+sealed is sealed anew.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ class Sealer:
         nonce = os.urandom(NONCE_BYTES)
         header = bytes([VERSION]) + self.key_id
         return header + nonce + self._keys[self.key_id].encrypt(nonce, plain.reveal(), header + place.encode())
+
+    def sealed_anew(self, envelope: bytes, place: str) -> bytes | None:
+        """Return the same secret under the current key, or None when it is sealed by that already.
+
+        Raises ``Misconfigured`` like ``open``, so that it serves as a check as well.
+        """
+        plain = self.open(envelope, place)
+        return None if envelope[1 : 1 + KEY_ID_BYTES] == self.key_id else self.seal(plain, place)
 
     def open(self, envelope: bytes, place: str) -> Secret[bytes]:
         """Return what was sealed for ``place``; raise ``Misconfigured`` when the key is another one."""

@@ -12,7 +12,8 @@ from coordinator.database.driver import Record as Row
 
 T = TypeVar("T", bound=msgspec.Struct)
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
-Service = Literal["served", "partly", "not served", "unknown"]
+Service = Literal["served", "partly", "outdated", "not served", "unknown"]
+"""``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
 
 
 class Holder(msgspec.Struct):
@@ -60,12 +61,14 @@ class Status(msgspec.Struct):
 def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> Status:
     """Return how a certificate with these holders and bindings stands at ``now``."""
     served = [b for b in bindings if b["desired_version_id"] and b["served_version_id"] == b["desired_version_id"]]
+    before = [b for b in bindings if b["served_version_id"]]
+    issued = any(b["desired_version_id"] for b in bindings)
     ends = [h["not_after"] for h in holders if h["not_after"]]
     due = [h["renew_at"] for h in holders if h["renew_at"]]
     reasons = [row["reason"] for row in (*holders, *bindings) if row["reason"]]
     return Status(
         life=_life(holders, now),
-        service=_service(len(served), len(bindings), issued=any(b["desired_version_id"] for b in bindings)),
+        service=_service(len(served), len(before), len(bindings)) if issued else "unknown",
         served_on=len(served),
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
@@ -90,9 +93,10 @@ def _life(holders: Sequence[Row], now: datetime) -> Life:
     return "due" if any(h["renew_at"] and h["renew_at"] <= now for h in holders) else "valid"
 
 
-def _service(served: int, wanted: int, *, issued: bool) -> Service:
-    if not wanted or not issued:
-        return "unknown"
+def _service(served: int, before: int, wanted: int) -> Service:
+    """Say it from counts of targets: that serve what they should, that serve something of ours, and all."""
     if served == wanted:
         return "served"
-    return "partly" if served else "not served"
+    if served:
+        return "partly"
+    return "outdated" if before == wanted else "not served"

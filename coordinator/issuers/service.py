@@ -84,10 +84,12 @@ def _place(issuer_id: str, ski: str) -> str:
     return f"issuer_keys/{issuer_id}/{ski}"
 
 
-async def check_keys_open(ctx: Context, tx: Transaction) -> None:
-    """Raise ``Misconfigured`` when a stored CA key does not open with the encryption key that was given."""
+async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:
+    """Bring CA keys under the current encryption key; raise ``Misconfigured`` when none that was given opens one."""
     for row in await store.keys(tx):
-        ctx.sealer.open(row["sealed_key"], _place(row["issuer_id"], row["ski"]))
+        sealed = ctx.sealer.sealed_anew(row["sealed_key"], _place(row["issuer_id"], row["ski"]))
+        if sealed is not None:
+            await store.save_sealed_key(tx, row["issuer_id"], row["ski"], sealed)
 
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:

@@ -67,6 +67,13 @@ async def keys(conn: Connection) -> list[Row]:
     return await conn.fetch("SELECT issuer_id, ski, sealed_key FROM issuer_keys")
 
 
+async def save_sealed_key(conn: Connection, issuer_id: str, ski: str, sealed_key: bytes) -> None:
+    """Store a key that was sealed anew."""
+    await conn.execute(
+        "UPDATE issuer_keys SET sealed_key = $3 WHERE issuer_id = $1 AND ski = $2", issuer_id, ski, sealed_key
+    )
+
+
 async def lock_key(conn: Connection, issuer_id: str, ski: str) -> None:
     """Hold a key's row until the transaction's end, so that one CRL is made at a time."""
     await conn.execute("SELECT FROM issuer_keys WHERE issuer_id = $1 AND ski = $2 FOR UPDATE", issuer_id, ski)

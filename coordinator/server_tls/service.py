@@ -22,6 +22,7 @@ import structlog
 
 from connectors.issuers.base import Order
 from connectors.issuers.local import LocalIssuer, make_root, usage_oids
+from coordinator.database.connection import Transaction
 from coordinator.server_tls import store
 from core import certificates, keys
 from core.certificates import chain_to_pem, new_serial
@@ -147,6 +148,14 @@ async def _authority(ctx: Context) -> LocalIssuer:
         row = await store.get(tx)
     assert row is not None  # noqa: S101 - inserted above if it was not there
     return LocalIssuer(keys.from_pem(ctx.sealer.open(row["sealed_key"], _PLACE)), (row["der"],))
+
+
+async def seal_key_anew(ctx: Context, tx: Transaction) -> None:
+    """Bring the own authority's key under the current encryption key, also while the operator's files are in use."""
+    row = await store.get(tx)
+    sealed = row and ctx.sealer.sealed_anew(row["sealed_key"], _PLACE)
+    if sealed:
+        await store.save_sealed_key(tx, sealed)
 
 
 def server_names(url: str, host: str) -> tuple[Name, ...]:

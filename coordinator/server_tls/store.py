@@ -16,3 +16,8 @@ async def insert(conn: Connection, der: bytes, sealed_key: bytes) -> None:
     await conn.execute(
         "INSERT INTO server_ca (der, sealed_key) VALUES ($1, $2) ON CONFLICT DO NOTHING", der, sealed_key
     )
+
+
+async def save_sealed_key(conn: Connection, sealed_key: bytes) -> None:
+    """Store the authority's key, sealed anew."""
+    await conn.execute("UPDATE server_ca SET sealed_key = $1", sealed_key)

@@ -119,6 +119,9 @@ async def test_another_encryption_key_stops_the_start_by_the_variables_name(data
     previous = {**wrong, "CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS": right["CERTCTL_CONFIG_ENCRYPTION_KEY"]}
     async with open_world(previous) as world:
         await issued(world, await world.agent())
+    # That start sealed everything anew, so the key before is needed no more.
+    async with open_world(wrong) as world:
+        await issued(world, await world.agent("web-2"))
 
 
 async def test_the_encryption_key_is_made_once_for_its_owner_only(database_url: str, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], li
         ([binding()], "served", 1),
         ([binding(), binding(served="cv-0")], "partly", 1),
         ([binding(served="cv-0"), binding(served=None)], "not served", 0),
+        ([binding(served="cv-0"), binding(served="cv-0")], "outdated", 0),
         ([binding(), binding(None, None)], "partly", 1),
     ],
 )

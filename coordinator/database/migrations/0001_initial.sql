@@ -232,7 +232,7 @@ CREATE TABLE jobs (
   target_id text REFERENCES targets,
   version_id text REFERENCES certificate_versions,
   state text NOT NULL,
-  trigger text NOT NULL,               -- created | due | requested | issued | retry
+  trigger text NOT NULL,               -- created | due | requested | issued | retry | reconciled
   attempt integer NOT NULL DEFAULT 1,
   not_before timestamptz NOT NULL DEFAULT now(),
   lease_epoch integer NOT NULL DEFAULT 0,
