@@ -38,7 +38,7 @@ class Backoff:
         pause_s = self._next_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads a fleet, guards nothing
         self._next_s = min(self._next_s * 2, LONGEST_S)
         with trio.move_on_after(pause_s):
-            await (until or trio.Event()).wait()
+            await (trio.Event() if until is None else until).wait()
 
 
 class Trouble:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from typing import Self, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import trio
@@ -86,11 +87,11 @@ class Coordinator:
 
     async def submit_csr(self, job_id: str, submission: CSRSubmission) -> CSRAnswer:
         """Hand in a CSR; the same one again gets the same answer."""
-        return await self._own("POST", f"/jobs/{job_id}/csr", CSRAnswer, body=submission)
+        return await self._own("POST", f"/jobs/{quote(job_id, safe='')}/csr", CSRAnswer, body=submission)
 
     async def report(self, job_id: str, report: SignedReport) -> Receipt:
         """Hand in how a job ended."""
-        return await self._own("POST", f"/jobs/{job_id}/result", Receipt, body=report)
+        return await self._own("POST", f"/jobs/{quote(job_id, safe='')}/result", Receipt, body=report)
 
     async def _own(
         self,

@@ -55,7 +55,7 @@ async def exchange(
                 return Answer(response.status_code, response.headers.get("Content-Type", ""), body)
     except (trio.TooSlowError, httpx.TimeoutException) as error:
         raise DeadlineExceeded(f"the coordinator did not answer {method} {path} in time") from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Transient(f"the coordinator is not reachable: {_cause(error)}") from error
 
 

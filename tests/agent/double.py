@@ -118,10 +118,11 @@ class Double:
         return [asked for asked in self.asked if asked.route == route]
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until ``condition`` holds; it is looked at after every request and report."""
+        """Wait until ``condition`` holds; it is looked at after every request, and often between them."""
         with trio.fail_after(20):
             while not condition():
-                await self._changed.wait()
+                with trio.move_on_after(0.005):
+                    await self._changed.wait()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""

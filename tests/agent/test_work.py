@@ -1,0 +1,311 @@
+"""Work from a coordinator's double: what is said to be in hand, what is reported, what is left, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+import trio
+
+from agent.coordinator import Coordinator
+from agent.deployment.outcome import DeploymentOutcome
+from agent.identity import Identity
+from agent.work import POLL_S
+from core.wire import CSRSubmission, Failure, Step, Work
+from tests.agent.double import Double, Reply, problem
+from tests.agent.hands import Bench
+
+pytestmark = pytest.mark.trio
+Entries = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, identity: Identity, client: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr("agent.backoff.FIRST_S", 0.01)
+    return Bench(tmp_path / "keys", identity, client)
+
+
+@pytest.fixture
+async def working(bench: Bench, nursery: trio.Nursery) -> Bench:
+    """The bench with its worker running."""
+    nursery.start_soon(bench.run)
+    return bench
+
+
+@pytest.fixture
+def logged() -> Iterator[Entries]:
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+def reported(double: Double) -> dict[str, tuple[str, str]]:
+    """Return outcome and cause by job."""
+    return {r.job_id: (r.outcome, r.failure.cause if r.failure else "") for r in double.reports}
+
+
+async def polls(double: Double, count: int) -> None:
+    """Wait until so many polls have come."""
+    await double.until(lambda: len(double.of("work")) == count)
+
+
+async def test_an_issuance_ends_with_a_certificate_in_the_keystore(working: Bench, double: Double) -> None:
+    double.offer(working.issuance("job-1", epoch=7))
+    await double.until(lambda: working.activity.ended["issued"] and not working.activity.held)
+    (asked,) = double.of("csr")
+    submission = asked.read(CSRSubmission)
+    assert (asked.parts, submission.lease_epoch) == (("ag-1", "job-1"), 7)
+    assert submission.key_ms > 0
+    assert submission.csr_ms > 0
+    assert {path.suffix for path in (working.keys_folder / "mc-job-1").iterdir()} == {"", ".pem"}
+    assert double.reports == []
+
+
+async def test_an_answer_that_is_to_come_keeps_the_request(working: Bench, double: Double) -> None:
+    double.answer_state = "pending"
+    double.offer(working.issuance("job-1"))
+    await double.until(lambda: double.of("csr") and not working.activity.held)
+    assert {path.suffix for path in (working.keys_folder / "mc-job-1").iterdir()} == {"", ".request"}
+    assert working.activity.ended["issued"] == 0
+
+
+async def test_a_deployment_gets_its_key_and_is_reported_signed(working: Bench, double: Double) -> None:
+    item = working.deployment("job-1")
+    steps = (Step("staged", 1.5), Step("served", 20.25, "seen thrice"))
+    working.hands.ends["job-1"] = DeploymentOutcome(outcome="served", steps=steps, served_fingerprint="f" * 64)
+    double.offer(item)
+    await double.until(lambda: double.reports)
+    (report,) = double.reports
+    assert (report.agent_id, report.job_id, report.lease_epoch) == ("ag-1", "job-1", 3)
+    assert (report.outcome, report.steps, report.served_fingerprint) == ("served", steps, "f" * 64)
+    assert working.hands.keys["job-1"] == working.keystore.key(item.certificate_id, item.spki_sha256)
+    assert working.activity.ended["served"] == 1
+
+
+async def test_what_is_in_hand_is_said_with_each_poll(working: Bench, double: Double) -> None:
+    working.hands.block("job-1", "job-2")
+    for number in (1, 2):
+        double.offer(working.deployment(f"job-{number}"))
+        await polls(double, number + 1)
+    assert [asked.query["held"] for asked in double.of("work")] == ["", "job-1", "job-1,job-2"]
+    assert {asked.query["boot"] for asked in double.of("work")} == {working.activity.boot}
+    assert {asked.query["wait"] for asked in double.of("work")} == {f"{POLL_S:g}"}
+    await double.until(lambda: working.hands.begun == ["job-1", "job-2"])
+    working.hands.blocked["job-1"].set()
+    await double.until(lambda: list(working.activity.held) == ["job-2"])
+    double.offer(working.deployment("job-3"))
+    await polls(double, 4)
+    assert double.of("work")[-1].query["held"].split(",")[0] == "job-2"
+
+
+async def test_what_is_in_hand_already_is_not_begun_again(working: Bench, double: Double) -> None:
+    working.hands.block("job-1")
+    item = working.deployment("job-1")
+    for count in (2, 3):
+        double.offer(item)
+        await polls(double, count)
+    working.hands.blocked["job-1"].set()
+    await double.until(lambda: not working.activity.held)
+    assert working.hands.begun == ["job-1"]
+    assert len(double.reports) == 1
+
+
+async def test_a_report_is_repeated_until_it_is_stored(working: Bench, double: Double) -> None:
+    double.instead["result"] = [
+        problem(503, "transient"),
+        Reply(502, b"<html>"),
+        Reply(200, b"?"),
+        problem(429, "busy"),
+    ]
+    double.offer(working.deployment("job-1"))
+    await double.until(lambda: double.reports)
+    asked = double.of("result")
+    assert len(asked) == 5
+    assert len({each.body for each in asked}) == 1
+
+
+@pytest.mark.parametrize(
+    "reply", [problem(409, "stale-lease"), problem(404, "not-found"), problem(400, "invalid-input")]
+)
+async def test_a_report_that_is_not_wanted_is_dropped(working: Bench, double: Double, reply: Reply) -> None:
+    double.instead["result"] = [reply]
+    double.offer(working.deployment("job-1"))
+    await double.until(lambda: double.of("result") and not working.activity.held)
+    double.offer(working.deployment("job-2"))
+    await double.until(lambda: double.reports)
+    assert reported(double) == {"job-2": ("served", "")}
+
+
+@pytest.mark.parametrize("reply", [problem(409, "stale-lease"), problem(404, "not-found")])
+async def test_an_issuance_that_is_somebody_elses_by_now_is_dropped(
+    working: Bench, double: Double, reply: Reply
+) -> None:
+    double.instead["csr"] = [reply]
+    double.offer(working.issuance("job-1"))
+    await double.until(lambda: double.of("csr") and not working.activity.held)
+    assert double.of("result") == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        problem(409, "conflict", "job-1 was answered with another key already"),
+        problem(422, "refused", "the profile does not allow this name"),
+        problem(400, "invalid-input", "csr: is not readable"),
+    ],
+)
+async def test_a_refused_request_is_a_failure_in_the_coordinators_words(
+    working: Bench, double: Double, reply: Reply
+) -> None:
+    double.instead["csr"] = [reply]
+    double.offer(working.issuance("job-1", epoch=7))
+    await double.until(lambda: double.reports)
+    (report,) = double.reports
+    words = msgspec.json.decode(reply.body)["detail"]
+    assert (report.outcome, report.lease_epoch, report.failure) == ("failed", 7, Failure("issuance", words, False))
+
+
+async def test_what_this_host_cannot_do_is_a_failure(working: Bench, double: Double) -> None:
+    (working.keys_folder / "mc-job-1").write_text("a file in the way")
+    double.offer(
+        working.issuance("job-1"),
+        working.issuance("job-2", algorithm="x-9"),
+        working.deployment("job-3", with_key=False),
+    )
+    await double.until(lambda: len(double.reports) == 3)
+    found = {report.job_id: report.failure for report in double.reports}
+    causes = {job_id: (failure.cause, failure.transient) for job_id, failure in found.items() if failure}
+    assert causes["job-1"][0].startswith("keeping a private key failed")
+    assert causes["job-1"][1]
+    assert causes["job-2"] == ("key_algorithm: is 'x-9', which this agent does not know", False)
+    assert "is not on this host" in causes["job-3"][0]
+
+
+async def test_a_defect_in_one_job_is_its_failure_and_the_others_go_on(
+    working: Bench, double: Double, logged: Entries
+) -> None:
+    working.hands.block("job-2")
+    working.hands.ends["job-1"] = ValueError("with some detail")
+    double.offer(working.deployment("job-1"), working.deployment("job-2"))
+    await double.until(lambda: double.reports)
+    working.hands.blocked["job-2"].set()
+    await double.until(lambda: len(double.reports) == 2)
+    assert reported(double) == {
+        "job-1": ("failed", "the agent failed unexpectedly (ValueError); its log says more"),
+        "job-2": ("served", ""),
+    }
+    assert [entry["event"] for entry in logged if "exc_info" in entry] == ["job_crashed"]
+
+
+async def test_a_report_that_cannot_be_made_takes_nothing_down(working: Bench, double: Double, logged: Entries) -> None:
+    working.hands.block("job-2")
+    working.hands.ends["job-1"] = DeploymentOutcome(outcome="served", steps=(object(),))  # type: ignore[arg-type]
+    double.offer(working.deployment("job-1"), working.deployment("job-2"))
+    await double.until(lambda: list(working.activity.held) == ["job-2"])
+    working.hands.blocked["job-2"].set()
+    await double.until(lambda: double.reports)
+    assert reported(double) == {"job-2": ("served", "")}
+    assert "job_crashed" in {entry["event"] for entry in logged}
+
+
+async def test_old_keys_that_cannot_be_removed_take_nothing_down(
+    working: Bench, double: Double, logged: Entries
+) -> None:
+    working.hands.block("job-1")
+    item = working.deployment("job-1")
+    double.offer(item)
+    await double.until(lambda: working.hands.begun)
+    (working.keys_folder / item.certificate_id).rename(working.keys_folder / "moved away")
+    working.hands.blocked["job-1"].set()
+    await double.until(lambda: double.reports and not working.activity.held)
+    double.offer(working.deployment("job-2"))
+    await double.until(lambda: len(double.reports) == 2)
+    assert "old_keys_left" in {entry["event"] for entry in logged}
+
+
+async def test_a_crash_of_polling_leaves_alone_what_is_in_hand(
+    bench: Bench, double: Double, client: Coordinator, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashes, poll = [ValueError("a defect")], client.poll
+
+    async def stumble(boot: str, held: list[str], wait_s: float) -> Work:
+        if held and crashes:
+            raise crashes.pop()
+        return await poll(boot, held, wait_s)
+
+    monkeypatch.setattr(client, "poll", stumble)
+    bench.hands.block("job-1")
+    nursery.start_soon(bench.run)
+    double.offer(bench.deployment("job-1"))
+    await double.until(lambda: not crashes and double.of("work")[-1].query["held"] == "job-1")
+    bench.hands.blocked["job-1"].set()
+    await double.until(lambda: double.reports)
+    assert reported(double) == {"job-1": ("served", "")}
+
+
+async def test_a_coordinator_that_is_away_is_told_once_and_polled_again(
+    bench: Bench, double: Double, nursery: trio.Nursery, logged: Entries
+) -> None:
+    double.instead["work"] = [problem(503, "transient", "the database is away")] * 4 + [problem(500, "internal", "oh")]
+    nursery.start_soon(bench.run)
+    await polls(double, 5)
+    await double.until(lambda: bench.activity.last_error == "oh")
+    double.offer(bench.deployment("job-1"))
+    await double.until(lambda: double.reports)
+    assert (bench.activity.connected, bench.activity.last_error) == (True, "")
+    assert [entry["detail"] for entry in logged if entry["event"] == "poll_failed"] == ["the database is away", "oh"]
+
+
+async def test_a_stop_finishes_what_is_in_hand_and_takes_no_more(working: Bench, double: Double) -> None:
+    working.hands.block("job-1", "job-2")
+    double.offer(working.deployment("job-1"), working.deployment("job-2"))
+    await double.until(lambda: len(working.hands.begun) == 2)
+    working.stopping.set()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert not working.ended.is_set()
+    double.offer(working.deployment("job-3"))
+    working.hands.blocked["job-2"].set()
+    working.hands.blocked["job-1"].set()
+    await working.has_ended()
+    assert reported(double) == {"job-1": ("served", ""), "job-2": ("served", "")}
+
+
+async def test_a_stop_does_not_wait_for_a_coordinator_that_is_away(
+    working: Bench, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.backoff.FIRST_S", 1000.0)
+    double.instead["result"] = [problem(503, "transient")] * 3
+    double.instead["csr"] = [problem(503, "transient")] * 3
+    double.offer(working.deployment("job-1"), working.issuance("job-2"))
+    await double.until(lambda: double.of("result") and double.of("csr"))
+    working.stopping.set()
+    await working.has_ended()
+    assert (len(double.of("result")), len(double.of("csr"))) == (2, 2)
+    assert double.reports == []
+    assert not working.worker.retired
+
+
+@pytest.mark.parametrize("route", ["work", "result", "csr"])
+async def test_a_retired_agent_finishes_what_is_in_hand_and_ends(working: Bench, double: Double, route: str) -> None:
+    working.hands.block("job-1")
+    double.offer(working.deployment("job-1"))
+    await polls(double, 2)
+    double.instead[route] = [problem(410, "gone", "agent ag-1 was retired")]
+    double.offer(working.deployment("job-2"), working.issuance("job-3"))
+    await double.until(lambda: working.worker.retired)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert not working.ended.is_set()
+    working.hands.blocked["job-1"].set()
+    await working.has_ended()
+    assert working.worker.retired == "agent ag-1 was retired"
+    assert "job-1" in reported(double)
+
+
+async def test_a_goodbye_of_something_in_between_retires_nobody(working: Bench, double: Double) -> None:
+    double.instead["work"] = [Reply(410, b"<html>Gone</html>")]
+    double.offer(working.deployment("job-1"))
+    await double.until(lambda: double.reports)
+    assert not working.worker.retired
