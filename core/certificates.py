@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from core.errors import InvalidInput
-from core.keys import KeyAlgorithm, algorithm_of, spki_sha256
+from core.keys import UNREADABLE, KeyAlgorithm, algorithm_of, spki_sha256
 from core.names import Name, from_general_name
 
 SERIAL_BITS = 159
@@ -54,7 +54,7 @@ def read_certificate(der: bytes, *, field: str = "certificate") -> CertificateFa
         key = certificate.public_key()
         common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         names = _names(certificate, field)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise InvalidInput.of(field, f"is not a readable certificate: {error}") from error
     return CertificateFacts(
         serial=serial_hex(certificate.serial_number),
@@ -90,6 +90,6 @@ def pem_to_chain(pem: bytes, *, field: str = "chain") -> tuple[bytes, ...]:
     """Return the certificates of a PEM text as DER, in order; raise ``InvalidInput`` when there is none."""
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidInput.of(field, f"holds no readable PEM certificate: {error}") from error
     return tuple(c.public_bytes(serialization.Encoding.DER) for c in certificates)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 from msgspec import Struct
 
 from core.errors import InvalidInput
-from core.keys import KeyAlgorithm, PrivateKey, PublicKey, algorithm_of, spki_sha256
+from core.keys import UNREADABLE, KeyAlgorithm, PrivateKey, PublicKey, algorithm_of, spki_sha256
 from core.names import MAX_COMMON_NAME, Name, NameKind, from_general_name, parse_name
 
 MAX_CSR_BYTES = 32 * 1024
@@ -74,7 +73,7 @@ def read_csr(der: bytes, *, field: str = "csr") -> tuple[CSRFacts, PublicKey]:
         key = request.public_key()
         common_names = [str(a.value) for a in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         names, extra = _alternatives(request, field)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise InvalidInput.of(field, f"is not a readable PKCS#10 request: {error}") from error
     if not valid:
         raise InvalidInput.of(

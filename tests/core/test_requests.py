@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa, x25519
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core import keys
@@ -107,6 +107,7 @@ def test_what_is_no_request_is_refused(der: bytes) -> None:
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
+@example(9, b"\x01")
 def test_a_damaged_request_is_refused_or_says_the_same(place: int, noise: bytes) -> None:
     der = build_csr(KEY, "www.example.com", NAMES)
     changed = (der[:place] + noise + der[place + len(noise) :])[: len(der)]
