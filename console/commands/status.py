@@ -18,7 +18,7 @@ from console.times import relative
 _EXAMINED = 500
 _SHOWN = 20
 _WELL = {"valid", "served", "unknown"}
-_TROUBLED_SERVICE = {"partly", "not served"}
+_TROUBLED_SERVICE = {"partly", "outdated", "not served"}
 
 
 def register(app: typer.Typer) -> None:
