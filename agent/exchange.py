@@ -12,7 +12,7 @@ from typing import NamedTuple
 import httpx
 import trio
 
-from core.errors import DeadlineExceeded, Transient
+from core.errors import DeadlineExceeded, InvalidInput, Transient
 
 CONNECT_S, READ_S = 10.0, 30.0
 MOST_BYTES = 4 << 20
@@ -43,7 +43,10 @@ async def exchange(
     headers: dict[str, str] | None = None,
     timeout_s: float = READ_S,
 ) -> Answer:
-    """Send a request and read the answer; raise ``DeadlineExceeded`` or ``Transient`` with a human cause."""
+    """Send a request and read the answer; raise ``DeadlineExceeded`` or ``Transient`` with a human cause.
+
+    ``InvalidInput`` when ``path`` or ``query`` cannot be sent at all.
+    """
     timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
     try:
         # httpx bounds each read; a server that sends a byte now and then is bounded here.
@@ -55,7 +58,10 @@ async def exchange(
                 return Answer(response.status_code, response.headers.get("Content-Type", ""), body)
     except (trio.TooSlowError, httpx.TimeoutException) as error:
         raise DeadlineExceeded(f"the coordinator did not answer {method} {path} in time") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.InvalidURL as error:
+        # Ids come from the coordinator; one that cannot be sent back does not become better.
+        raise InvalidInput.of("path", f"cannot be asked for: {error}") from error
+    except httpx.HTTPError as error:
         raise Transient(f"the coordinator is not reachable: {_cause(error)}") from error
 
 
@@ -80,6 +86,9 @@ def _cause(error: BaseException) -> str:
         if isinstance(seen, ssl.SSLCertVerificationError):
             remedy = "check CERTCTL_SERVER_CA_BUNDLE_PATH or CERTCTL_SERVER_CA_SHA256, and this host's clock"
             return f"its certificate is not trusted ({seen.verify_message}); {remedy}"
+        if isinstance(seen, BaseExceptionGroup):
+            seen = seen.exceptions[0]
+            continue
         text = str(seen) or text
         seen = seen.__cause__ or seen.__context__
     return text or type(error).__name__

@@ -22,6 +22,7 @@ from core.errors import InvalidInput, Refused
 from core.secret import Secret
 
 MAX_BYTES = 1 << 20
+_HIGHEST_ID = (1 << 32) - 2
 
 _PEM = re.compile(
     rb"^-----BEGIN (?:(?:TRUSTED |X509 )?CERTIFICATE|(?:(?:RSA|EC|ENCRYPTED) )?PRIVATE KEY)-----", re.MULTILINE
@@ -124,14 +125,21 @@ def remove(path: Path) -> None:
 def user_id(name: str | None) -> int:
     """Return the number of a user given by name or number; -1 for None."""
     try:
-        return -1 if name is None else int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-    except KeyError as error:
-        raise InvalidInput.of("config.owner", f"this host has no user {name!r}") from error
+        return -1 if name is None else _number(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError) as error:
+        raise InvalidInput.of("config.owner", f"this host has no user {name!r}"[:200]) from error
 
 
 def group_id(name: str | None) -> int:
     """Return the number of a group given by name or number; -1 for None."""
     try:
-        return -1 if name is None else int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-    except KeyError as error:
-        raise InvalidInput.of("config.group", f"this host has no group {name!r}") from error
+        return -1 if name is None else _number(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError) as error:
+        raise InvalidInput.of("config.group", f"this host has no group {name!r}"[:200]) from error
+
+
+def _number(text: str) -> int:
+    """Read the number of a user or group; the highest one stands for "leave it" and is nobody's."""
+    if len(text) > len(str(_HIGHEST_ID)) or int(text) > _HIGHEST_ID:
+        raise ValueError(text)
+    return int(text)
