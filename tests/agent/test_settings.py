@@ -64,7 +64,7 @@ def test_a_hash_is_taken_as_tools_print_it(text: str) -> None:
         ("CERTCTL_SERVER_URL", "https://", "write an https URL"),
         ("CERTCTL_SERVER_URL", "https://certctl.example.com:99999", "write an https URL"),
         ("CERTCTL_SERVER_URL", "https://[::1", "write an https URL"),
-        ("CERTCTL_SERVER_URL", "https://user:pw@certctl.example.com", "write an https URL"),
+        ("CERTCTL_SERVER_URL", "https://user:pw@certctl.example.com", "write an https URL"),  # pragma: allowlist secret
         ("CERTCTL_SERVER_URL", "https://certctl.example.com?x=1", "write an https URL"),
         ("CERTCTL_SERVER_CA_SHA256", "abc", "64 digits"),
         ("CERTCTL_AGENT_LISTEN", "9465", "write host:port"),

@@ -46,7 +46,7 @@ async def test_output_is_capped() -> None:
 
 @pytest.mark.trio
 async def test_private_keys_are_taken_out() -> None:
-    key = "-----BEGIN EC PRIVATE KEY-----\nsecret\n-----END EC PRIVATE KEY-----"
+    key = "-----BEGIN EC PRIVATE KEY-----\nsecret\n-----END EC PRIVATE KEY-----"  # pragma: allowlist secret
     result = await RUNNER.run(Command(("/bin/echo", f"before {key} after")))
     assert result.output == "before (key removed) after\n"
 
