@@ -150,6 +150,6 @@ def old_certificate(job: Job) -> str:
     words = {
         "failed": "the undo failed as well: the target needs a hand",
         "done": "undone: what was there before is back",
-        "not_needed": "nothing was changed on the target",
+        "not_needed": "nothing had to be undone",
     }
     return words.get(job.undo, "it was not reported whether what was there before is back: look at the host")

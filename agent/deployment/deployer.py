@@ -24,7 +24,7 @@ from connectors.probes import tls
 from connectors.targets import registry
 from connectors.targets.base import Probe, Runner, ServiceCommands
 from core.crash import crash_point
-from core.errors import CertctlError
+from core.errors import CertctlError, Transient
 from core.secret import Secret
 from core.wire import DeploymentItem
 
@@ -139,7 +139,7 @@ class Deployer:
             await service.check_live(prepared.commands, self._runner)
         crash_point("deploy.checked")
         with progress.doing("reloaded"):
-            await service.reload(prepared.commands, self._runner)
+            await service.reload_with(prepared, self._runner, self._probe)
         crash_point("deploy.reloaded")
         with progress.doing("served"):
             await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe)
@@ -148,13 +148,27 @@ class Deployer:
     async def _back_out(
         self, prepared: Prepared, installation: Installation, progress: Progress, error: CertctlError
     ) -> DeploymentOutcome:
-        if installation.journal is not None:
-            return await self._undo(prepared, installation.journal, progress, error)
+        journal = installation.journal
+        if journal is not None:
+            if journal.is_first and progress.current == "reloaded":
+                return await self._leave_for_the_start(prepared, installation, progress, error)
+            return await self._undo(prepared, journal, progress, error)
         try:
             await in_thread(installation.discard)
         except CertctlError as leftover:
             _log.warning("staged_files_left", target_id=prepared.item.target_id, cause=leftover.detail)
         return progress.failed(error, served=await service.served_now(prepared.endpoint, self._probe))
+
+    async def _leave_for_the_start(
+        self, prepared: Prepared, installation: Installation, progress: Progress, error: CertctlError
+    ) -> DeploymentOutcome:
+        """Leave the first files of a server that does not run yet, since it may need them to start at all."""
+        served = await service.served_now(prepared.endpoint, self._probe)
+        if served and installation.journal is not None:
+            return await self._undo(prepared, installation.journal, progress, error)
+        await in_thread(installation.settle)
+        told = Transient(f"{error.detail} The files are in place: start it, and the next attempt sees them served")
+        return progress.failed(told)
 
     async def _undo(
         self, prepared: Prepared, journal: Journal, progress: Progress, error: CertctlError

@@ -47,6 +47,11 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     created: tuple[int, ...]
     files_back: bool = False
 
+    @property
+    def is_first(self) -> bool:
+        """Say whether nothing stood at any of the paths before."""
+        return all(file.was == "absent" for file in self.files)
+
 
 class JournalFolder:
     """The journals of this agent; synchronous."""

@@ -60,6 +60,16 @@ async def reload(commands: ServiceCommands, runner: Runner) -> None:
     await _run(commands.reload, runner, "the reload failed")
 
 
+async def reload_with(prepared: Prepared, runner: Runner, probe: Probe) -> None:
+    """Reload as ``reload`` does; when that fails and nothing answers either, say so: the server is probably stopped."""
+    try:
+        await reload(prepared.commands, runner)
+    except Transient as error:
+        if await served_now(prepared.endpoint, probe):
+            raise
+        raise Transient(f"{error.detail} – nothing answers at {prepared.endpoint}: is the server running?") from error
+
+
 async def wait_until_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> None:
     """Return when ``fingerprint`` is what every client sees; raise ``DeadlineExceeded`` with what is seen instead."""
     done, seen = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, endpoint.timeout_s)

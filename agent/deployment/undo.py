@@ -51,8 +51,8 @@ async def undo_failed(
     problem = (broken or await _try_reload(prepared.commands, runner)) if was_loaded else None
     look = service.served_after_undo if was_loaded and problem is None else _look_once
     served = await look(endpoint, new, probe)
-    if problem is not None and step == "reloaded" and served not in {"", new}:
-        # The reload never worked, forth or back, and the daemon goes on with what it had loaded before.
+    if problem is not None and step == "reloaded" and served != new:
+        # The reload never worked, forth or back: the daemon goes on with what it had loaded before, or does not run.
         problem = None
     if problem is None and served == new:
         problem = Transient("the new certificate is still served")

@@ -30,6 +30,19 @@ class FailingRunner:
         return await self._real.run(command)
 
 
+class OnceThenFailing(FailingRunner):
+    """Lets the first command with the word through and fails those that follow."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word, 0)
+
+    async def run(self, command: Command) -> CommandResult:
+        result = await super().run(command)
+        if self._word in command.argv:
+            self._left = 9
+        return result
+
+
 @pytest.mark.trio
 @pytest.mark.parametrize("layout", LAYOUTS)
 async def test_not_served_in_time_brings_certificate_and_key_back(world: World, layout: str) -> None:
@@ -183,29 +196,43 @@ async def test_a_reload_that_never_works_leaves_the_old_files_and_the_old_servic
 
 @pytest.mark.trio
 async def test_a_stopped_server_is_said_plainly(world: World) -> None:
-    """Files are back, but nothing answers: the undo cannot be called done."""
+    """The files are as they were, and so is the server: stopped."""
     old = await world.install()
     world.nginx.stop()
     outcome = await world.deploy(world.authority.issue(), probe={"timeout_s": 0.3})
     assert outcome.failure is not None
     assert outcome.failure.step == "reloaded"
-    assert outcome.undo == "failed"
-    assert "UNDO FAILED" in outcome.failure.cause
+    assert outcome.undo == "done"
+    assert "is the server running?" in outcome.failure.cause
     assert "-s reload" in outcome.failure.cause
     assert outcome.served_fingerprint == ""
     assert world.holds(old)
-    world.nginx.start()
-    assert await world.deployer().repair() == [
-        "tgt-web: an interrupted deployment was undone, the previous state is back"
-    ]
     assert world.journals() == []
+
+
+@pytest.mark.trio
+async def test_the_first_files_of_a_server_that_never_ran_stay_for_its_start(world: World) -> None:
+    """An nginx does not start without the files that its configuration names, so somebody has to come first."""
+    world.expect_tls()
+    new = world.authority.issue()
+    outcome = await world.deploy(new, probe={"timeout_s": 0.3})
+    assert outcome.failure is not None
+    assert (outcome.failure.step, outcome.undo, outcome.failure.transient) == ("reloaded", "not_needed", True)
+    assert "start it" in outcome.failure.cause
+    assert world.holds(new)
+    assert world.journals() == []
+    world.nginx.start()
+    assert (await world.deploy(new)).outcome == "unchanged"
 
 
 @pytest.mark.trio
 async def test_an_unfinished_undo_does_not_overwrite_what_an_operator_did(world: World) -> None:
     await world.install()
+    runner = OnceThenFailing("reload")
+    new = world.authority.issue()
+    config = world.config(probe={"port": free_port(), "timeout_s": 0.3})
+    assert (await world.deployer(runner=runner).deploy(new.item(config), new.secret)).undo == "failed"
     world.nginx.stop()
-    assert (await world.deploy(world.authority.issue(), probe={"timeout_s": 0.3})).undo == "failed"
     by_hand = world.authority.issue()
     for path, content in ((world.cert, by_hand.cert_pem), (world.key, by_hand.key_pem)):
         path.unlink()
