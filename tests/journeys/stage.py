@@ -14,7 +14,7 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from benchmarks.lab.fleet import API, Agent, Coordinator
+from benchmarks.lab.fleet import API, Agent, Coordinator, Home
 from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end, wait_until
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import Seen, look, wait_for_change
@@ -49,12 +49,12 @@ class Stage:
         server.start()
         return server
 
-    def agent(self, name: str, coordinator: Coordinator, policy: str, **env: str) -> Agent:
+    def agent(self, name: str, coordinator: Home, policy: str, **env: str) -> Agent:
         """Start an agent and wait until it is enrolled."""
         agent = self.unstarted_agent(name, coordinator, policy, **env)
         return agent.start()
 
-    def unstarted_agent(self, name: str, coordinator: Coordinator, policy: str, **env: str) -> Agent:
+    def unstarted_agent(self, name: str, coordinator: Home, policy: str, **env: str) -> Agent:
         """Prepare an agent."""
         agent = Agent(name, self.folder / f"agent-{name}", coordinator, policy, env)
         self.keep(agent.process)

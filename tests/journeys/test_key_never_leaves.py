@@ -25,10 +25,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from benchmarks.lab.fleet import Agent, Coordinator
 from benchmarks.lab.servers import toml_string
 from core.keys import KeyAlgorithm
+from tests.journeys.listener import listening
 from tests.journeys.needles import AnyKey, Haystack, Needle, documents, inner_base64, needles_of
 from tests.journeys.own_postgres import packaged_program
 from tests.journeys.stage import Journey, Stage, recording_nginx
-from tests.journeys.wiretap import Wiretap, tapped
+from tests.journeys.wiretap import Wiretap
 
 pytestmark = pytest.mark.timeout(180)
 ALGORITHMS = [KeyAlgorithm(name) for name in ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072")]
@@ -41,7 +42,7 @@ def test_no_private_key_is_ever_seen_outside_of_its_agent(stage: Stage) -> None:
     server = stage.nginx("web", *sites)
     program, notes = recording_nginx(stage.folder, server.process.argv[0])
     policy = server.policy().replace(toml_string(server.process.argv[0]), toml_string(program))
-    with tapped(stage.folder / "tap", coordinator) as tap, _watched_processes() as command_lines:
+    with listening(Wiretap(stage.folder / "tap", coordinator)) as tap, _watched_processes() as command_lines:
         through = {"CERTCTL_SERVER_URL": tap.url, "CERTCTL_SERVER_CA_BUNDLE_PATH": str(tap.ca_path)}
         agent = stage.agent("edge", coordinator, policy, **through, CERTCTL_LOG_LEVEL="debug")
         journey = Journey(coordinator)
