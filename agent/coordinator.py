@@ -19,6 +19,7 @@ from agent.identity import Identity
 from core import errors
 from core.errors import CertctlError, Permanent, Transient, Unauthenticated
 from core.identity import nonce_message
+from core.problems import KINDS
 from core.wire import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
@@ -39,17 +40,6 @@ from core.wire import (
 T = TypeVar("T")
 _TOKEN_MARGIN_S = 120.0
 _MOST_DETAIL = 1000
-_BY_STATUS: dict[int, type[CertctlError]] = {
-    400: errors.InvalidInput,
-    401: errors.Unauthenticated,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    410: errors.Gone,
-    413: errors.TooLarge,
-    415: errors.UnsupportedMedia,
-    422: errors.Refused,
-}
 _FOR_NOW = {408, 425, 429}
 
 
@@ -172,4 +162,4 @@ def _error(got: Answer) -> CertctlError:
         return Transient(detail)
     if problem.type.endswith(":stale-lease"):
         return errors.StaleLease(detail)
-    return _BY_STATUS.get(got.status, Permanent)(detail)
+    return KINDS.get(got.status, Permanent)(detail)

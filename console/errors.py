@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import msgspec
 
-from core import errors
 from core.errors import CertctlError, FieldError, InvalidInput, Misconfigured, Permanent, Transient, Unauthenticated
+from core.problems import KINDS
 
 
 class ExitCode(IntEnum):
@@ -61,21 +61,8 @@ class Problem(msgspec.Struct, frozen=True):
     errors: tuple[dict[str, str], ...] = ()
 
 
-_BY_STATUS: dict[int, type[CertctlError]] = {
-    400: errors.InvalidInput,
-    401: errors.Unauthenticated,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    410: errors.Gone,
-    413: errors.TooLarge,
-    415: errors.UnsupportedMedia,
-    422: errors.Refused,
-    502: errors.Transient,
-    503: errors.Transient,
-    504: errors.DeadlineExceeded,
-}
 _FIRST_FAULT = 500
+_KINDS: dict[int, type[CertctlError]] = {**KINDS, 502: Transient}
 
 
 def error_of(status: int, content: bytes) -> CertctlError:
@@ -88,7 +75,7 @@ def error_of(status: int, content: bytes) -> CertctlError:
     if status >= _FIRST_FAULT and problem.request_id:
         detail += f" (request {problem.request_id})"
     fields = tuple(FieldError(entry.get("field", ""), entry.get("problem", "")) for entry in problem.errors)
-    kind = _BY_STATUS.get(status, ServerFault if status >= _FIRST_FAULT else Permanent)
+    kind = _KINDS.get(status, ServerFault if status >= _FIRST_FAULT else Permanent)
     return kind(_with_remedy(kind, detail), errors=fields)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from coordinator.web import problems
 from coordinator.web.table import Access, NoBody, NoQuery, Route
 from core import errors
+from core.problems import status_of
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -97,7 +98,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         str(route.status): {"description": "Done", "content": {route.content_type: {"schema": schema}}}
     }
     for kind in _errors(route):
-        status = str(problems.status_of(kind))
+        status = str(status_of(kind))
         problem = {problems.CONTENT_TYPE: {"schema": schemas[problems.Problem]}}
         if status in found:
             found[status]["description"] += f"; {kind.title}"

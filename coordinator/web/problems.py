@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): one table from error types to statuses, one way to write them."""
+"""Problem documents (RFC 9457): one way to write them; the statuses are those of ``core.problems``."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ from typing import Any
 
 import msgspec
 
-from core import errors
 from core.decoding import wrong_field
 from core.errors import CertctlError, FieldError, InvalidInput
+from core.problems import status_of
 
 CONTENT_TYPE = "application/problem+json"
-STATUS: dict[type[CertctlError], int] = {
-    errors.InvalidInput: 400,
-    errors.Unauthenticated: 401,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.StaleLease: 409,
-    errors.Gone: 410,
-    errors.TooLarge: 413,
-    errors.UnsupportedMedia: 415,
-    errors.Refused: 422,
-    errors.DeadlineExceeded: 504,
-    errors.Transient: 503,
-}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -37,11 +23,6 @@ class Problem(msgspec.Struct, omit_defaults=True):
     detail: str
     request_id: str = ""
     errors: list[dict[str, str]] = msgspec.field(default_factory=list)
-
-
-def status_of(kind: type[CertctlError]) -> int:
-    """Return the HTTP status for an error type; the nearest ancestor in the table decides."""
-    return next((STATUS[base] for base in kind.__mro__ if base in STATUS), 500)
 
 
 def type_of(kind: type[CertctlError]) -> str:

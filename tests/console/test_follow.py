@@ -235,7 +235,12 @@ def job(**other: Any) -> Job:
 
 @pytest.mark.parametrize(
     "undo,left",
-    [("not_needed", "nothing had to be undone"), ("done", "is back"), ("failed", "the undo failed"), ("", "not reported")],
+    [
+        ("not_needed", "nothing had to be undone"),
+        ("done", "is back"),
+        ("failed", "the undo failed"),
+        ("", "not reported"),
+    ],
 )
 def test_what_a_failure_left_behind(undo: str, left: str) -> None:
     failure = {"step": "checked", "cause": "x"}

@@ -14,6 +14,7 @@ from coordinator.app import ROUTES
 from coordinator.web import openapi, problems
 from coordinator.web.table import Access, NoBody, NoQuery
 from core import errors
+from core.problems import status_of
 from tests.coordinator.world import World
 
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi.document(ROUTES, "https://certctl.test")))
@@ -83,8 +84,8 @@ def test_every_error_type_has_a_status_and_a_type_of_its_own() -> None:
     types = {problems.type_of(kind) for kind in kinds}
     assert len(types) == len(kinds)
     assert all(re.fullmatch(r"urn:certctl:problem:[a-z-]+", each) for each in types)
-    assert problems.status_of(errors.StaleLease) == 409
-    assert problems.status_of(errors.Misconfigured) == 500
+    assert status_of(errors.StaleLease) == 409
+    assert status_of(errors.Misconfigured) == 500
 
 
 @pytest.mark.anyio
