@@ -10,10 +10,17 @@ import trustme
 from typer.testing import CliRunner, Result
 
 from console.main import app
+from console.session import Session
 from tests.console import samples
 from tests.console.double import KEY, Asked, Double, Reply, page, running
 
 Certctl = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _the_samples_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the console live at the samples' moment, however long the test run has been going on."""
+    monkeypatch.setattr(Session, "now", property(lambda _session: samples.NOW))
 
 
 @pytest.fixture(scope="session")
