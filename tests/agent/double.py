@@ -1,7 +1,8 @@
 """A coordinator's double: real HTTP over real TLS in the test's own event loop, speaking the agents' protocol.
 
 It enrolls, gives nonces and tokens, hands out ``items``, signs CSRs and takes reports, and checks every signature.
-``instead`` holds answers that are given first, by the route's name; ``asked`` keeps what came.
+``instead`` holds answers that are given first, by the route's name; ``asked`` keeps what came, ``signed`` the leaves
+with the names of their keys.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -22,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.certificates import read_certificate
 from core.identity import nonce_message, verify
 from core.wire import (
     REPORT_CONTEXT,
@@ -94,6 +97,7 @@ class Double:
         self.asked: list[Asked] = []
         self.instead: defaultdict[str, list[Reply]] = defaultdict(list)
         self.reports: list[JobReport] = []
+        self.signed: list[tuple[bytes, str]] = []
         self.answer_state: str = "issued"
         self._items: list[IssuanceItem | DeploymentItem] = []
         self._changed = trio.Event()
@@ -144,12 +148,30 @@ class Double:
         try:
             async with stream:
                 while (request := await _receive(http, stream)) is not None:
-                    await _send(http, stream, await self._answer(*request))
+                    reply = await self._answer_unless_gone(stream, *request)
+                    if reply is None:
+                        return
+                    await _send(http, stream, reply)
                     if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                         return
                     http.start_next_cycle()
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             return
+
+    async def _answer_unless_gone(self, stream: trio.abc.Stream, request: h11.Request, body: bytes) -> Reply | None:
+        """Return the answer, None when the agent hung up before there was one."""
+        reply: Reply | None = None
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def watch() -> None:
+                with suppress(trio.BrokenResourceError):
+                    assert not await stream.receive_some(), "the agent sent a request before it had its answer"
+                nursery.cancel_scope.cancel()
+
+            reply = await self._answer(request, body)
+            nursery.cancel_scope.cancel()
+        return reply
 
     async def _answer(self, request: h11.Request, body: bytes) -> Reply:
         asked = _read(request, body)
@@ -203,7 +225,9 @@ class Double:
     async def _on_csr(self, asked: Asked) -> CSRAnswer:
         if self.answer_state == "pending":
             return CSRAnswer("pending")
-        return CSRAnswer("issued", "cv-1", (self.sign(asked.read(CSRSubmission).csr),))
+        leaf = self._sign(x509.load_der_x509_csr(asked.read(CSRSubmission).csr))
+        self.signed.append((leaf, read_certificate(leaf).spki_sha256))
+        return CSRAnswer("issued", "cv-1", (leaf,))
 
     async def _on_result(self, asked: Asked) -> Receipt:
         signed = asked.read(SignedReport)
@@ -216,9 +240,8 @@ class Double:
     async def _on_root(self, asked: Asked) -> Reply:
         return Reply(body=self.root_pem)
 
-    def sign(self, csr: bytes) -> bytes:
-        """Return a certificate for the key of a CSR."""
-        request, now = x509.load_der_x509_csr(csr), datetime.now(UTC)
+    def _sign(self, request: x509.CertificateSigningRequest) -> bytes:
+        now = datetime.now(UTC)
         builder = x509.CertificateBuilder(
             subject_name=request.subject, issuer_name=x509.Name([]), public_key=request.public_key()
         )

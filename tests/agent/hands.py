@@ -14,6 +14,7 @@ from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
 from agent.keystore import Keystore
 from agent.work import Worker
+from core import keys
 from core.names import parse_name
 from core.secret import Secret
 from core.wire import DeploymentItem, IssuanceItem
@@ -48,7 +49,7 @@ class Hands(Deployer):
 class Bench:
     """One worker with everything around it."""
 
-    def __init__(self, folder: Path, identity: Identity, client: Coordinator) -> None:
+    def __init__(self, folder: Path, identity: Identity, client: Coordinator, nursery: trio.Nursery) -> None:
         folder.mkdir(mode=0o700)
         self.keys_folder = folder
         self.keystore = Keystore(folder)
@@ -56,11 +57,26 @@ class Bench:
         self.activity = Activity()
         self.stopping = trio.Event()
         self.worker = Worker(identity, client, self.keystore, self.hands, self.activity, self.stopping)
+        self._nursery = nursery
+        self._started = False
         self.ended = trio.Event()
 
-    async def run(self) -> None:
+    def start(self) -> None:
+        """Let the worker run."""
+        self._started = True
+        self._nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
         await self.worker.run()
         self.ended.set()
+
+    async def finish(self) -> None:
+        """Stop as a daemon does: what is cut off instead may leave half a request behind."""
+        self.stopping.set()
+        for blocked in self.hands.blocked.values():
+            blocked.set()
+        if self._started:
+            await self.has_ended()
 
     async def has_ended(self) -> None:
         with trio.fail_after(20):
@@ -72,11 +88,16 @@ class Bench:
 
     def deployment(self, job_id: str, *, with_key: bool = True) -> DeploymentItem:
         """Return work whose key is in the keystore, or is not."""
-        spki = self.keystore.request_for(self.issuance(f"{job_id}0")).spki_sha256 if with_key else "0" * 64
+        certificate_id, spki = _certificate(f"{job_id}-served"), "0" * 64
+        if with_key:
+            key = keys.generate(keys.KeyAlgorithm.ECDSA_P256)
+            spki = keys.spki_sha256(key.public_key())
+            (self.keys_folder / certificate_id).mkdir(exist_ok=True)
+            (self.keys_folder / certificate_id / spki).write_bytes(keys.to_pem(key).reveal())
         return DeploymentItem(
             job_id=job_id,
             lease_epoch=3,
-            certificate_id=_certificate(f"{job_id}0"),
+            certificate_id=certificate_id,
             version_id="cv-1",
             target_id="tgt-a",
             target_type="nginx",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,19 @@ Entries = list[MutableMapping[str, Any]]
 
 
 @pytest.fixture
-def bench(tmp_path: Path, identity: Identity, client: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Bench:
+async def bench(
+    tmp_path: Path, identity: Identity, client: Coordinator, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
     monkeypatch.setattr("agent.backoff.FIRST_S", 0.01)
-    return Bench(tmp_path / "keys", identity, client)
+    bench = Bench(tmp_path / "keys", identity, client, nursery)
+    yield bench
+    await bench.finish()
 
 
 @pytest.fixture
-async def working(bench: Bench, nursery: trio.Nursery) -> Bench:
+async def working(bench: Bench) -> Bench:
     """The bench with its worker running."""
-    nursery.start_soon(bench.run)
+    bench.start()
     return bench
 
 
@@ -227,7 +231,7 @@ async def test_old_keys_that_cannot_be_removed_take_nothing_down(
 
 
 async def test_a_crash_of_polling_leaves_alone_what_is_in_hand(
-    bench: Bench, double: Double, client: Coordinator, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, double: Double, client: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashes, poll = [ValueError("a defect")], client.poll
 
@@ -238,7 +242,7 @@ async def test_a_crash_of_polling_leaves_alone_what_is_in_hand(
 
     monkeypatch.setattr(client, "poll", stumble)
     bench.hands.block("job-1")
-    nursery.start_soon(bench.run)
+    bench.start()
     double.offer(bench.deployment("job-1"))
     await double.until(lambda: not crashes and double.of("work")[-1].query["held"] == "job-1")
     bench.hands.blocked["job-1"].set()
@@ -247,10 +251,10 @@ async def test_a_crash_of_polling_leaves_alone_what_is_in_hand(
 
 
 async def test_a_coordinator_that_is_away_is_told_once_and_polled_again(
-    bench: Bench, double: Double, nursery: trio.Nursery, logged: Entries
+    bench: Bench, double: Double, logged: Entries
 ) -> None:
     double.instead["work"] = [problem(503, "transient", "the database is away")] * 4 + [problem(500, "internal", "oh")]
-    nursery.start_soon(bench.run)
+    bench.start()
     await polls(double, 5)
     await double.until(lambda: bench.activity.last_error == "oh")
     double.offer(bench.deployment("job-1"))
