@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Literal
 
@@ -9,11 +10,24 @@ import trio
 
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
-from agent.keystore import Keystore
+from agent.keystore import Keystore, PendingRequest
+from core.crash import crash_point
+from core.errors import Conflict, NotFound, StaleLease
 from core.wire import CSRSubmission, IssuanceItem
 
+_NO_LEASE = 0
 _KEY_MAKERS = trio.CapacityLimiter(os.cpu_count() or 1)
 """Making RSA keys keeps a processor busy for seconds; a flood of them must not take every thread from deployments."""
+
+
+async def collect_answers(keystore: Keystore, client: Coordinator, stopping: trio.Event) -> None:
+    """Fetch what was issued after the last run had handed in its CSR and before it heard the answer.
+
+    A request that the coordinator has not accepted is refused here for want of a lease, and comes back as work.
+    """
+    for certificate_id, request in await trio.to_thread.run_sync(keystore.unanswered):
+        with contextlib.suppress(StaleLease, NotFound, Conflict):
+            await _hand_in(certificate_id, request, _NO_LEASE, keystore, client, stopping)
 
 
 async def issue(
@@ -24,8 +38,22 @@ async def issue(
     Raises ``Transient`` as well once ``stopping`` is set: the next start goes on with the same key and CSR.
     """
     request = await trio.to_thread.run_sync(keystore.request_for, item, limiter=_KEY_MAKERS)
-    submission = CSRSubmission(item.lease_epoch, request.csr, request.key_ms, request.csr_ms)
-    answer = await until_answered("submit CSR", lambda: client.submit_csr(item.job_id, submission), stopping=stopping)
+    return await _hand_in(item.certificate_id, request, item.lease_epoch, keystore, client, stopping)
+
+
+async def _hand_in(
+    certificate_id: str,
+    request: PendingRequest,
+    lease_epoch: int,
+    keystore: Keystore,
+    client: Coordinator,
+    stopping: trio.Event,
+) -> Literal["issued", "pending"]:
+    submission = CSRSubmission(lease_epoch, request.csr, request.key_ms, request.csr_ms)
+    answer = await until_answered(
+        "submit CSR", lambda: client.submit_csr(request.job_id, submission), stopping=stopping
+    )
+    crash_point("issuance.answered")
     if answer.state == "issued":
-        await trio.to_thread.run_sync(keystore.answer, item.certificate_id, request.spki_sha256, answer.chain)
+        await trio.to_thread.run_sync(keystore.answer, certificate_id, request.spki_sha256, answer.chain)
     return answer.state

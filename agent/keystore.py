@@ -87,6 +87,12 @@ class Keystore:
         crash_point("keystore.request_written")
         return pending
 
+    def unanswered(self) -> list[tuple[str, PendingRequest]]:
+        """Return the requests that have no answer yet, with their certificates."""
+        with explained("reading requests"):
+            found = [(path.parent.name, _read_pending(path)) for path in sorted(self._folder.glob("mc-*/*.request"))]
+        return [(certificate_id, pending) for certificate_id, pending in found if pending is not None]
+
     def answer(self, certificate_id: str, spki_sha256: str, chain: tuple[bytes, ...]) -> None:
         """Store the chain that certifies a key; raise ``InvalidInput`` when it certifies another one."""
         path = self._certificate_folder(certificate_id) / _checked(spki_sha256)

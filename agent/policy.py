@@ -1,22 +1,44 @@
 """The host's own rules: what a coordinator may ask of this agent, whatever happens to the coordinator.
 
-Read from ``/etc/certctl/agent.toml``, which belongs to root or to the agent's own user. The coordinator sends names of
-services and actions and paths of files; what the names mean and where files may be written is decided here. An example:
+Read at the start from ``/etc/certctl/agent.toml`` (``CERTCTL_AGENT_CONFIG`` names another file), which belongs to root
+or to the agent's own user and which nobody else may write. The coordinator sends names of services and actions and paths
+of files; what the names mean and where files may be written is decided here. All there is to say, as an example:
 
-    allowed_paths = ["/etc/nginx/certctl"]
-    allowed_target_types = ["nginx"]
+    # Folders below which certificate and key files may be written, with the links in them resolved.
+    # Default: ["/etc/ssl/certctl", "/etc/nginx/certctl", "/etc/certctl/live"]
+    allowed_paths = ["/etc/nginx/certctl", "/etc/ssl/certctl"]
 
-    [actions.reload-nginx]
-    argv = ["/usr/bin/sudo", "-n", "/usr/sbin/nginx", "-s", "reload"]
-    timeout_s = 30
+    # Types of target that this host takes. Default: every type this agent knows.
+    allowed_target_types = ["nginx", "files"]
 
+    # A daemon that is named like its type needs no entry; its connector then looks in the usual places.
     [services.nginx]
     type = "nginx"
     binary = "/usr/sbin/nginx"
     config = "/etc/nginx/nginx.conf"
-    reload_action = "reload-nginx"
+    prefix = "/usr/share/nginx"         # nginx -p; default: the one that was compiled in
+    reload_action = "reload-nginx"      # instead of the connector's own `nginx -s reload`
 
-Without the file, or without an entry, the defaults below hold.
+    # A daemon without a connector of its own. Without a validate_action its configuration is not checked.
+    [services.mail]
+    type = "files"
+    validate_action = "check-mail"
+    reload_action = "reload-mail"
+
+    # Commands, run as the agent's user: the program's absolute path and its arguments, without a shell.
+    # A service names them above; a target may name one instead.
+    [actions.reload-nginx]
+    argv = ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "reload", "nginx"]
+    timeout_s = 60                      # default: 30, at most 3600
+
+    [actions.check-mail]
+    argv = ["/usr/bin/doveconf", "-n"]
+
+    [actions.reload-mail]
+    argv = ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "reload", "dovecot"]
+
+Without the file the defaults hold: files below the three folders above, every type, no actions, and only services that
+are named like their type. A file with a mistake stops the start, with the key at fault.
 """
 
 from __future__ import annotations

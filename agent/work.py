@@ -17,7 +17,7 @@ from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
-from agent.issuance import issue
+from agent.issuance import collect_answers, issue
 from agent.keystore import Keystore
 from agent.supervision import supervised
 from core.crash import crash_point
@@ -59,8 +59,17 @@ class Worker:
         """Work until there is a reason to stop, then finish what is in hand."""
         async with trio.open_nursery() as in_hand, trio.open_nursery() as polling:
             polling.start_soon(supervised, "poll", lambda: self._poll(in_hand))
+            in_hand.start_soon(self._collect)
             await self._stopping.wait()
             polling.cancel_scope.cancel()
+
+    async def _collect(self) -> None:
+        try:
+            await collect_answers(self._keystore, self._client, self._stopping)
+        except Gone as error:
+            self._retire(error)
+        except CertctlError as error:
+            log.warning("answers_not_collected", detail=error.detail)
 
     async def _poll(self, in_hand: trio.Nursery) -> None:
         backoff, trouble = Backoff(), Trouble()
