@@ -1,8 +1,8 @@
 """The host's own rules: what a coordinator may ask of this agent, whatever happens to the coordinator.
 
 Read at the start from ``/etc/certctl/agent.toml`` (``CERTCTL_AGENT_CONFIG`` names another file), which belongs to root
-or to the agent's own user and which nobody else may write. The coordinator sends names of services and actions and paths
-of files; what the names mean and where files may be written is decided here. All there is to say, as an example:
+or to the agent's own user and which nobody else may write. The coordinator sends names of services and actions, and
+paths of files; what the names mean and where files may be written is decided here. An example with all there is to say:
 
     # Folders below which certificate and key files may be written, with the links in them resolved.
     # Default: ["/etc/ssl/certctl", "/etc/nginx/certctl", "/etc/certctl/live"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.policy import DEFAULT_ALLOWED_PATHS, HostPolicy, load_policy
-from connectors.targets.base import Command
+import agent.policy
+from agent.policy import DEFAULT_ALLOWED_PATHS, Action, HostPolicy, load_policy
+from connectors.targets.base import Command, Service
 from core.errors import InvalidInput, Misconfigured, Refused
 
 GOOD = """
@@ -42,6 +43,18 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     policy.check_type("nginx")
     with pytest.raises(Refused, match='add "apache" to allowed_target_types'):
         policy.check_type("apache")
+
+
+def test_the_documented_example_is_a_file_that_is_read(tmp_path: Path) -> None:
+    lines = (agent.policy.__doc__ or "").splitlines()
+    example = "\n".join(line.removeprefix("    ") for line in lines if not line or line.startswith("    "))
+    policy = load(tmp_path, example)
+    assert policy.allowed_target_types == ("nginx", "files")
+    assert set(policy.actions) == {"reload-nginx", "check-mail", "reload-mail"}
+    assert policy.service("files", "mail").reload_action == "reload-mail"
+    known = set(Service.__struct_fields__) - {"name"}
+    told = {line.split(" = ")[0].strip() for line in example.splitlines() if " = " in line and line[0] != "#"}
+    assert known | set(Action.__struct_fields__) | {"allowed_paths", "allowed_target_types"} == told
 
 
 def test_defaults_without_the_file(tmp_path: Path) -> None:
