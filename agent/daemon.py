@@ -99,7 +99,7 @@ def _only_one(state_dir: Path) -> Iterator[None]:
 
 
 async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
-    policy = load_policy(settings.config_path or DEFAULT_PATH, required=settings.config_path is not None)
+    policy = _policy(settings)
     identity = await in_thread(load_identity, settings.state_dir)
     keystore, activity = Keystore(settings.key_dir), Activity()
     await in_thread(keystore.sweep)
@@ -108,6 +108,7 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
             listener = stack.enter_context(open_listener(settings.listen))
             nursery.start_soon(supervised, "page", lambda: serve_page(listener, identity, activity))
         deployer = await _repaired(settings, policy)
+        nursery.start_soon(_on_hangup, settings, deployer)
         client = await _connect(settings, identity, activity, stop, stack)
         if client is None:
             return
@@ -116,6 +117,22 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
         await worker.run()
         if worker.retired:
             log.warning("retired", detail=worker.retired)
+
+
+def _policy(settings: Settings) -> HostPolicy:
+    return load_policy(settings.config_path or DEFAULT_PATH, required=settings.config_path is not None)
+
+
+async def _on_hangup(settings: Settings, deployer: Deployer) -> None:
+    """Read agent.toml again on SIGHUP; rules that cannot be used leave those in force."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            try:
+                deployer.take_policy(await in_thread(_policy, settings))
+            except Misconfigured as error:
+                log.error("policy_not_loaded", detail=error.detail)  # noqa: TRY400 - no traceback for a bad file
+            else:
+                log.info("policy_loaded")
 
 
 async def _repaired(settings: Settings, policy: HostPolicy) -> Deployer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from core.errors import CertctlError, Misconfigured, Transient
 
 def write_private(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` with mode 0600: to a temporary file, flushed to disk, then renamed."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with explained(f"writing {path}"):
         try:
             _write(staged, content)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Literal
 
+import structlog
 import trio
 
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
 from agent.keystore import Keystore, PendingRequest
 from core.crash import crash_point
-from core.errors import Conflict, NotFound, StaleLease
+from core.errors import Gone, Permanent
 from core.wire import CSRSubmission, IssuanceItem
 
+log = structlog.get_logger(__name__)
 _NO_LEASE = 0
 _KEY_MAKERS = trio.CapacityLimiter(os.cpu_count() or 1)
 """Making RSA keys keeps a processor busy for seconds; a flood of them must not take every thread from deployments."""
@@ -23,11 +24,16 @@ _KEY_MAKERS = trio.CapacityLimiter(os.cpu_count() or 1)
 async def collect_answers(keystore: Keystore, client: Coordinator, stopping: trio.Event) -> None:
     """Fetch what was issued after the last run had handed in its CSR and before it heard the answer.
 
-    A request that the coordinator has not accepted is refused here for want of a lease, and comes back as work.
+    A request that the coordinator has not accepted is refused here for want of a lease, and comes back as work. What is
+    refused for another reason is no worse off than before, and keeps no other from its answer.
     """
     for certificate_id, request in await trio.to_thread.run_sync(keystore.unanswered):
-        with contextlib.suppress(StaleLease, NotFound, Conflict):
+        try:
             await _hand_in(certificate_id, request, _NO_LEASE, keystore, client, stopping)
+        except Gone:
+            raise
+        except Permanent as error:
+            log.debug("request_without_answer", job_id=request.job_id, detail=error.detail)
 
 
 async def issue(

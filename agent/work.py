@@ -59,7 +59,7 @@ class Worker:
         """Work until there is a reason to stop, then finish what is in hand."""
         async with trio.open_nursery() as in_hand, trio.open_nursery() as polling:
             polling.start_soon(supervised, "poll", lambda: self._poll(in_hand))
-            in_hand.start_soon(self._collect)
+            in_hand.start_soon(supervised, "collect", self._collect)
             await self._stopping.wait()
             polling.cancel_scope.cancel()
 
@@ -75,7 +75,9 @@ class Worker:
         backoff, trouble = Backoff(), Trouble()
         while True:
             try:
-                work = await self._client.poll(self._activity.boot, list(self._activity.held), POLL_S)
+                # The first answer shall not wait for work, so that the page can say soon how things stand.
+                wait_s = POLL_S if self._activity.connected else 0.0
+                work = await self._client.poll(self._activity.boot, list(self._activity.held), wait_s)
             except Gone as error:
                 self._retire(error)
                 return

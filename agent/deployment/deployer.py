@@ -53,6 +53,10 @@ class Deployer:
         self._locks: defaultdict[tuple[str, str], trio.Lock] = defaultdict(trio.Lock)
         self._slots = trio.CapacityLimiter(parallel)
 
+    def take_policy(self, policy: HostPolicy) -> None:
+        """Go by other rules from the next deployment on."""
+        self._policy = policy
+
     async def deploy(self, item: DeploymentItem, private_key_pem: Secret[bytes]) -> DeploymentOutcome:
         """Install one version in one target and prove that it is served; the outcome says how it went."""
         progress = Progress()

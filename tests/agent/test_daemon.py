@@ -325,3 +325,25 @@ async def test_the_program_ends_with_2_and_one_sentence(variables: dict[str, str
     assert done.returncode == 2
     assert done.stderr.decode().startswith(f"certctl-agent cannot start: {name}")
     assert done.stderr.count(b"\n") == 1
+
+
+async def test_a_hangup_reads_the_rules_again_and_keeps_those_in_force_when_they_are_wrong(
+    make_settings: MakeSettings, double: Double, tmp_path: Path
+) -> None:
+    rules = tmp_path / "agent.toml"
+    rules.write_text("")
+    rules.chmod(0o600)
+    with structlog.testing.capture_logs() as said:
+
+        def says(event: str) -> Callable[[], bool]:
+            return lambda: any(line["event"] == event for line in said)
+
+        async with running(make_settings(CERTCTL_AGENT_CONFIG=str(rules))) as agent:
+            await double.until(says("ready"))
+            for text, event in (("allowed_paths = 3", "policy_not_loaded"), ("", "policy_loaded")):
+                rules.write_text(text)
+                signal.raise_signal(signal.SIGHUP)
+                await double.until(says(event))
+            terminate()
+            await agent.has_ended()
+    assert "allowed_paths" in next(line["detail"] for line in said if line["event"] == "policy_not_loaded")
