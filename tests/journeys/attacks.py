@@ -1,4 +1,8 @@
-"""What an attacker asks of an agent: every field of a work item, with what could turn it into a command or a path."""
+"""What an attacker asks of an agent: every field of a work item, with what could turn it into a command or a path.
+
+Every path that is asked for lies on the journey's own ground, outside of what is allowed there: an agent that does fail
+the journey must not harm the machine that it was played on.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +58,7 @@ class Ground:
         (self.allowed / "deploy.sh").chmod(0o755)
         (self.allowed / "folder").mkdir()
         (self.allowed / "out").symlink_to(self.outside)
-        (self.allowed / "etc").symlink_to("/etc")
+        (self.allowed / "up").symlink_to("..")
         (self.allowed / "to-script").symlink_to("deploy.sh")
         (self.allowed / "to-real.pem").symlink_to(self.outside / "real.pem")
         (self.allowed / "to-nothing.pem").symlink_to(self.outside / "nothing.pem")
@@ -80,18 +84,15 @@ def _on_paths(ground: Ground) -> Iterator[Attack]:
         f"{ground.outside}/x.pem",
         f"{inside}/../{ground.outside.name}/x.pem",
         f"{inside}/out/x.pem",
-        f"{inside}/etc/certctl-x.pem",
+        f"{inside}/up/x.pem",
         f"{inside}/out/../x.pem",
         f"{inside}-sibling/x.pem",
-        f"/proc/self/cwd{ground.outside}/x.pem",
         f"/proc/self/root{ground.outside}/x.pem",
-        f"/dev/fd/../..{ground.outside}/x.pem",
         f"{ground.state}/keys/x.pem",
         f"{ground.state}/identity/signing.key",
         str(ground.policy),
         str(ground.server_config),
-        "/etc/cron.d/certctl-x",
-        "//etc/certctl-x.pem",
+        f"/{ground.outside}/x.pem",
         "x.pem",
         "~/x.pem",
         "./x.pem",
@@ -151,8 +152,7 @@ def _on_names_of_commands(ground: Ground) -> Iterator[Attack]:
 
 def _on_ids(ground: Ground) -> Iterator[Attack]:
     ids = (
-        "../../etc/x",
-        "/etc/x",
+        "../../x",
         f"{ground.outside}/x",
         "mc-../../x",
         "tgt-/x",
@@ -211,8 +211,7 @@ def on_issuances(ground: Ground) -> Iterator[IssuanceItem]:
     """Give every attack on making a key; nothing of it may be stored but under a certificate's own folder."""
     honest = IssuanceItem("job-0", 1, "mc-web", "a.test", (Name(NameKind.DNS, "a.test"),), "ecdsa-p256")
     ids = (
-        "../../etc/x",
-        "/etc/x",
+        "../../x",
         f"{ground.outside}/x",
         "mc-../x",
         "..",
@@ -241,7 +240,7 @@ def job_ids(marker: Path) -> list[str]:
     """Return ids of jobs that would break the request in which they are named."""
     odd = [
         "../../../../x",
-        "/etc/x",
+        "/x",
         "http://127.0.0.1:1/",
         "@127.0.0.1:1",
         "a?b#c",
