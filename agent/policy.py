@@ -1,8 +1,9 @@
 """The host's own rules: what a coordinator may ask of this agent, whatever happens to the coordinator.
 
-Read at the start from ``/etc/certctl/agent.toml`` (``CERTCTL_AGENT_CONFIG`` names another file), which belongs to root
-or to the agent's own user and which nobody else may write. The coordinator sends names of services and actions, and
-paths of files; what the names mean and where files may be written is decided here. An example with all there is to say:
+Read at the start and on SIGHUP from ``/etc/certctl/agent.toml`` (``CERTCTL_AGENT_CONFIG`` names another file), which
+belongs to root or to the agent's own user and which nobody else may write. The coordinator sends names of services and
+actions, and paths of files; what the names mean and where files may be written is decided here. An example with all
+there is to say:
 
     # Folders below which certificate and key files may be written, with the links in them resolved.
     # Default: ["/etc/ssl/certctl", "/etc/nginx/certctl", "/etc/certctl/live"]
@@ -38,7 +39,7 @@ paths of files; what the names mean and where files may be written is decided he
     argv = ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "reload", "dovecot"]
 
 Without the file the defaults hold: files below the three folders above, every type, no actions, and only services that
-are named like their type. A file with a mistake stops the start, with the key at fault.
+are named like their type. A file with a mistake stops the start, with the key at fault; on SIGHUP it changes nothing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
 from agent.work import POLL_S
 from core.wire import CSRSubmission, Failure, Step, Work
-from tests.agent.double import Double, Reply, problem
+from tests.agent.double import Asked, Double, Reply, problem
 from tests.agent.hands import Bench
 
 pytestmark = pytest.mark.trio
@@ -51,9 +51,14 @@ def reported(double: Double) -> dict[str, tuple[str, str]]:
     return {r.job_id: (r.outcome, r.failure.cause if r.failure else "") for r in double.reports}
 
 
+def long_polls(double: Double) -> list[Asked]:
+    """Return the polls that wait for work: all but those that only find the coordinator."""
+    return [asked for asked in double.of("work") if asked.query["wait"] == f"{POLL_S:g}"]
+
+
 async def polls(double: Double, count: int) -> None:
-    """Wait until so many polls have come."""
-    await double.until(lambda: len(double.of("work")) == count)
+    """Wait until so many polls have come that wait for work."""
+    await double.until(lambda: len(long_polls(double)) == count)
 
 
 async def test_an_issuance_ends_with_a_certificate_in_the_keystore(working: Bench, double: Double) -> None:
@@ -92,24 +97,29 @@ async def test_a_deployment_gets_its_key_and_is_reported_signed(working: Bench, 
 async def test_what_is_in_hand_is_said_with_each_poll(working: Bench, double: Double) -> None:
     working.hands.block("job-1", "job-2")
     await polls(double, 1)
-    for number, held in ((1, "job-1"), (2, "job-1,job-2")):
+    for number in (1, 2):
         double.offer(working.deployment(f"job-{number}"))
-        await double.until(lambda: double.of("work")[-1].query["held"] == held)  # noqa: B023 - awaited here
-    assert list(dict.fromkeys(asked.query["held"] for asked in double.of("work"))) == ["", "job-1", "job-1,job-2"]
+        await polls(double, number + 1)
+    assert [asked.query["held"] for asked in long_polls(double)] == ["", "job-1", "job-1,job-2"]
     assert {asked.query["boot"] for asked in double.of("work")} == {working.activity.boot}
-    first, *others = (asked.query["wait"] for asked in double.of("work"))
-    assert (first, set(others)) == ("0", {f"{POLL_S:g}"})
     await double.until(lambda: working.hands.begun == ["job-1", "job-2"])
     working.hands.blocked["job-1"].set()
     await double.until(lambda: list(working.activity.held) == ["job-2"])
     double.offer(working.deployment("job-3"))
-    await double.until(lambda: "job-3" in double.of("work")[-1].query["held"])
-    assert double.of("work")[-1].query["held"].split(",")[0] == "job-2"
+    await polls(double, 4)
+    assert long_polls(double)[-1].query["held"].split(",")[0] == "job-2"
+
+
+async def test_the_first_poll_does_not_wait(working: Bench, double: Double) -> None:
+    await polls(double, 1)
+    assert [asked.query["wait"] for asked in double.of("work")] == ["0", f"{POLL_S:g}"]
+    assert working.activity.silent_s() < POLL_S
 
 
 async def test_what_is_in_hand_already_is_not_begun_again(working: Bench, double: Double) -> None:
     working.hands.block("job-1")
     item = working.deployment("job-1")
+    await polls(double, 1)
     for count in (2, 3):
         double.offer(item)
         await polls(double, count)
@@ -257,7 +267,6 @@ async def test_a_coordinator_that_is_away_is_told_once_and_polled_again(
 ) -> None:
     double.instead["work"] = [problem(503, "transient", "the database is away")] * 4 + [problem(500, "internal", "oh")]
     bench.start()
-    await polls(double, 5)
     await double.until(lambda: bench.activity.last_error == "oh")
     double.offer(bench.deployment("job-1"))
     await double.until(lambda: double.reports)
@@ -297,6 +306,7 @@ async def test_a_stop_does_not_wait_for_a_coordinator_that_is_away(
 @pytest.mark.parametrize("route", ["work", "result", "csr"])
 async def test_a_retired_agent_finishes_what_is_in_hand_and_ends(working: Bench, double: Double, route: str) -> None:
     working.hands.block("job-1")
+    await polls(double, 1)
     double.offer(working.deployment("job-1"))
     await polls(double, 2)
     double.instead[route] = [problem(410, "gone", "agent ag-1 was retired")]
@@ -315,3 +325,24 @@ async def test_a_goodbye_of_something_in_between_retires_nobody(working: Bench, 
     double.offer(working.deployment("job-1"))
     await double.until(lambda: double.reports)
     assert not working.worker.retired
+
+
+async def test_what_was_issued_while_it_was_away_is_fetched_at_the_start(bench: Bench, double: Double) -> None:
+    """A request without an answer, under a lease that is none: whatever the coordinator knows of it is heard."""
+    unanswered = {bench.keystore.request_for(bench.issuance(f"job-{number}")).csr for number in range(4)}
+    double.instead["csr"] = [problem(422, "refused"), problem(409, "stale-lease"), problem(503, "transient")]
+    bench.start()
+    await double.until(lambda: len(list(bench.keys_folder.glob("*/*.pem"))) == 2)
+    asked = [each.read(CSRSubmission) for each in double.of("csr")]
+    assert {each.csr for each in asked} == unanswered
+    assert {each.lease_epoch for each in asked} == {0}
+    await double.until(lambda: len(list(bench.keys_folder.glob("*/*.request"))) == 2)
+    assert double.of("result") == []
+
+
+async def test_an_agent_that_was_retired_while_it_was_away_ends(bench: Bench, double: Double) -> None:
+    bench.keystore.request_for(bench.issuance("job-1"))
+    double.instead["csr"] = [problem(410, "gone", "agent ag-1 was retired")]
+    bench.start()
+    await bench.has_ended()
+    assert bench.worker.retired == "agent ag-1 was retired"
