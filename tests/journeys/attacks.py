@@ -184,7 +184,12 @@ def _on_fields(ground: Ground) -> Iterator[Attack]:
     yield Attack("probe.timeout_s", config={"probe": {"port": 1, "timeout_s": 1e9}})
     yield Attack("layout", config={"layout": "../x"})
     yield Attack("keep", config={"keep": -1})
-    for text in ("a\n-----BEGIN PRIVATE KEY-----\nAAAA", "\0", LONG, f"$(touch {ground.marker})"):
+    for text in (
+        "a\n-----BEGIN PRIVATE KEY-----\nAAAA",
+        "\0",
+        LONG,
+        f"$(touch {ground.marker})",
+    ):  # pragma: allowlist secret
         config = {"probe": {"port": 1, "timeout_s": 0.2}}
         yield Attack(f"names={text[:30]!r}", item={"names": (Name(NameKind.DNS, text),)}, config=config)
 
