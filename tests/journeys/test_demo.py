@@ -82,7 +82,7 @@ def place() -> Iterator[Path]:
 
 
 def _copy(checkout: Path) -> Path:
-    shutil.copytree(REPOSITORY, checkout, ignore=NOT_COPIED)
+    shutil.copytree(REPOSITORY, checkout, symlinks=True, ignore=NOT_COPIED)
     return checkout
 
 
