@@ -233,7 +233,7 @@ def on_issuances(ground: Ground) -> Iterator[IssuanceItem]:
     changes += [
         {"names": (Name(kind, value),)}
         for kind in NameKind
-        for value in (f"a\n{_ARMOUR}", "\0", "", "ü", LONG, f"$(touch {ground.marker})")
+        for value in (f"a\n{_ARMOUR}", "\0", "", "ü", LONG, f"$(touch {ground.marker})")  # pragma: allowlist secret
     ]
     for number, change in enumerate(changes):
         # Each under a certificate of its own, so that one request does not take the place of another.
