@@ -12,6 +12,10 @@ there is to say:
     # Types of target that this host takes. Default: every type this agent knows.
     allowed_target_types = ["nginx", "files"]
 
+    # Users and groups, by name or number, that installed files may be given to. Default: none, so that files keep the
+    # owner of those they replace, or belong to the agent's user.
+    allowed_owners = ["www-data"]
+
     # A daemon that is named like its type needs no entry; its connector then looks in the usual places.
     [services.nginx]
     type = "nginx"
@@ -80,6 +84,7 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
+    allowed_owners: tuple[str, ...] = ()
     actions: dict[str, Any] = {}
     services: dict[str, Any] = {}
 
@@ -90,6 +95,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
     source: Path = DEFAULT_PATH
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
+    allowed_owners: tuple[str, ...] = ()
     actions: dict[str, Action] = {}
     services: dict[str, Service] = {}
 
@@ -98,6 +104,12 @@ class HostPolicy(msgspec.Struct, frozen=True):
         if self.allowed_target_types is not None and type_name not in self.allowed_target_types:
             remedy = f"add {_quoted(type_name)} to allowed_target_types in {self.source}"
             raise Refused(f"this host takes no targets of type {type_name!r}; to allow it, {remedy}")
+
+    def check_owner(self, name: str | None, *, field: str) -> None:
+        """Raise ``Refused`` unless files may be given to this user or group: a key given away is a key read."""
+        if name is not None and name not in self.allowed_owners:
+            remedy = f"add {_quoted(name[:100])} to allowed_owners in {self.source}"
+            raise Refused(f"{field}: this host gives no files to {name[:100]!r}; to allow it, {remedy}")
 
     def check_path(self, path: str, *, field: str = "path") -> Path:
         """Return ``path`` with the links of its folder resolved, if a file may be written there.
@@ -186,6 +198,7 @@ def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:
         source=path,
         allowed_paths=file.allowed_paths,
         allowed_target_types=file.allowed_target_types,
+        allowed_owners=file.allowed_owners,
         actions={name: _action(name, value, path) for name, value in file.actions.items()},
         services={name: _service(name, value, path) for name, value in file.services.items()},
     )

@@ -69,6 +69,8 @@ def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPo
     policy.check_type(item.target_type)
     connector = registry.find(item.target_type)
     config = registry.decode_config(item.target_type, item.config)
+    for field in ("owner", "group"):
+        policy.check_owner(getattr(config, field), field=f"config.{field}")
     service = policy.service(item.target_type, config.service)
     material = read_material(item, private_key_pem)
     return Prepared(

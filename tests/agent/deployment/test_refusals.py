@@ -83,6 +83,8 @@ async def test_a_broken_stored_key_is_not_quoted(world: World) -> None:
         ({"binary": "/tmp/nginx"}, "config.binary: is not a known field"),
         ({"service": "a; reboot"}, "config.service"),
         ({"owner": "nobody-of-that-name"}, "no user 'nobody-of-that-name'"),
+        ({"owner": "daemon"}, "gives no files to 'daemon'"),
+        ({"group": "daemon"}, 'add "daemon" to allowed_owners'),
         ({"key_mode": "0644"}, "config.key_mode"),
         ({"key_path": None}, "key_path: is required"),
         ({"probe": {"sni": "a..b"}}, "config.probe.sni"),
@@ -93,7 +95,7 @@ async def test_a_coordinator_cannot_choose_commands(world: World, change: dict[s
     issued = world.authority.issue()
     config = {key: value for key, value in {**world.config(), **change}.items() if value is not None}
     outcome = await world.deployer().deploy(issued.item(config), issued.secret)
-    refused(outcome, words, step="looked" if "owner" in change else "prepared")
+    refused(outcome, words, step="looked" if "nobody-of-that-name" in change.values() else "prepared")
 
 
 @pytest.mark.trio

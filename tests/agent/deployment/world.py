@@ -149,7 +149,8 @@ class World:
     def write_policy(self, extra: str = "", *, service: str = "") -> None:
         """Write agent.toml; ``service`` adds lines to the nginx service."""
         self.toml.write_text(
-            f'allowed_paths = ["{self.live}"]\n[services.nginx]\ntype = "nginx"\nconfig = "{self.nginx.config}"\n'
+            f'allowed_paths = ["{self.live}"]\nallowed_owners = ["root", "nobody-of-that-name", "{os.getuid()}"]\n'
+            f'[services.nginx]\ntype = "nginx"\nconfig = "{self.nginx.config}"\n'
             f"{service}\n{extra}\n"
         )
         self.toml.chmod(0o600)
