@@ -61,8 +61,6 @@ async def test_a_token_that_is_no_good_enrolls_nobody(world: World, why: str) ->
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
-    "a clock five minutes ahead": ({"time_ms": int(time.time() + 300) * 1000}, 400, "time_ms"),
-    "a clock five minutes behind": ({"time_ms": int(time.time() - 300) * 1000}, 400, "time_ms"),
     "a clock beyond time": ({"time_ms": 10**400}, 400, "time_ms"),
     "a short identity key": ({"identity_key": "AAAA"}, 400, "identity_key"),
     "a long sealing key": ({"sealing_key": "A" * 64}, 400, "sealing_key"),
@@ -81,7 +79,12 @@ async def test_what_is_wrong_is_named_and_leaves_the_token_unused(world: World, 
     await world.agent("taken")
     token = await new_token(world)
     before = await dump(world.dsn)
-    for what, (changes, status, field) in WRONG.items():
+    now_ms = int(time.time() * 1000)
+    clocks: dict[str, tuple[dict[str, Any], int, str]] = {
+        f"a clock {minutes} minutes off": ({"time_ms": now_ms + minutes * 60_000}, 400, "time_ms")
+        for minutes in (5, -5)
+    }
+    for what, (changes, status, field) in {**clocks, **WRONG}.items():
         with subtests.test(what):
             problem(await FakeAgent(world, "new").enroll(token, **changes), status, field)
     assert await dump(world.dsn) == before
