@@ -30,11 +30,18 @@ class CSRFacts(Struct, frozen=True):
 
 
 def build_csr(key: PrivateKey, common_name: str, names: tuple[Name, ...]) -> bytes:
-    """Return a DER request for exactly ``names``; the CN is left out when it is too long or not one of them."""
+    """Return a DER request for exactly ``names``; the CN is left out when it cannot be one.
+
+    Raises ``InvalidInput`` for a name that does not have the form of its kind.
+    """
     subject = x509.Name(subject_attributes(common_name))
-    alternatives = x509.SubjectAlternativeName([name.general_name() for name in names])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(alternatives, critical=False)
-    return builder.sign(key, signature_hash(key)).public_bytes(serialization.Encoding.DER)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    try:
+        alternatives = x509.SubjectAlternativeName([name.general_name() for name in names])
+        request = builder.add_extension(alternatives, critical=False).sign(key, signature_hash(key))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput.of("names", f"cannot stand in a request: {error}"[:300]) from error
+    return request.public_bytes(serialization.Encoding.DER)
 
 
 def subject_attributes(common_name: str) -> list[x509.NameAttribute[str]]:

@@ -27,7 +27,7 @@ from core.certificates import (
 from core.csr import MAX_CSR_BYTES, build_csr, read_csr
 from core.errors import InvalidInput
 from core.keys import KeyAlgorithm, algorithm_of, from_pem, generate, spki_sha256
-from core.names import Name, parse_name
+from core.names import Name, NameKind, parse_name
 from core.secret import Secret
 
 DER, PEM = serialization.Encoding.DER, serialization.Encoding.PEM
@@ -209,3 +209,9 @@ def test_a_private_key_that_cannot_be_read_is_refused_without_its_content() -> N
 def test_private_keys_in_the_usual_forms_are_read(fmt: serialization.PrivateFormat) -> None:
     pem = KEY.private_bytes(PEM, fmt, serialization.NoEncryption())
     assert from_pem(Secret(pem)).public_key() == KEY.public_key()
+
+
+@pytest.mark.parametrize("kind", [NameKind.IP, NameKind.URI, NameKind.EMAIL, NameKind.DNS])
+def test_a_name_that_is_not_of_its_kind_makes_no_request(kind: NameKind) -> None:
+    with pytest.raises(InvalidInput, match="names"):
+        build_csr(KEY, "", (Name(kind, "ü"),))
