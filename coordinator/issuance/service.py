@@ -52,6 +52,7 @@ class _Signed(NamedTuple):
 
     der: bytes
     authority: LocalIssuer
+    renewal_policy_id: str
     ms: float
 
 
@@ -197,7 +198,8 @@ async def _sign(ctx: Context, tx: Transaction, request: Row) -> _Signed:
     )
     started = time.perf_counter()
     der = await asyncio.to_thread(authority.sign, order)
-    return _Signed(der, authority, (time.perf_counter() - started) * 1000)
+    ms = (time.perf_counter() - started) * 1000
+    return _Signed(der, authority, certificate["renewal_policy_id"], ms)
 
 
 async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: _Signed) -> str:
@@ -223,18 +225,16 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     await store.insert_version(tx, version)
     await store.finish_request(tx, request["id"], version_id)
     await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
-    due = await _renewal_time(ctx, tx, job["certificate_id"], facts.not_before, facts.not_after)
+    due = await _renewal_time(ctx, tx, signed.renewal_policy_id, facts.not_before, facts.not_after)
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
     await bindings.version_issued(tx, issued)
     return version_id
 
 
 async def _renewal_time(
-    ctx: Context, tx: Transaction, certificate_id: str, not_before: datetime, not_after: datetime
+    ctx: Context, tx: Transaction, policy_id: str, not_before: datetime, not_after: datetime
 ) -> datetime | None:
-    certificate = await store.wanted(tx, certificate_id)
-    assert certificate is not None  # noqa: S101 - the job's foreign key
-    auto_renew, days_before = await profiles.renewal_window(tx, certificate["renewal_policy_id"])
+    auto_renew, days_before = await profiles.renewal_window(tx, policy_id)
     return renew_at(not_before, not_after, ctx.clock.now(), days_before) if auto_renew else None
 
 
