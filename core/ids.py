@@ -10,17 +10,8 @@ import base64
 import os
 import re
 import time
-from typing import NewType
 
 from core.errors import InvalidInput
-
-CertificateId = NewType("CertificateId", str)
-VersionId = NewType("VersionId", str)
-JobId = NewType("JobId", str)
-AgentId = NewType("AgentId", str)
-TargetId = NewType("TargetId", str)
-IssuerId = NewType("IssuerId", str)
-ProfileId = NewType("ProfileId", str)
 
 _CHOSEN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 

@@ -122,6 +122,4 @@ class Route:
     query: type[Any] = NoQuery
     status: int = 200
     errors: tuple[type[CertctlError], ...] = ()
-    from_peer: bool = False
-    """True for agents' messages: unknown fields are ignored, for versions that differ by one."""
     content_type: str = "application/json"
