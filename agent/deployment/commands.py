@@ -11,6 +11,7 @@ from contextlib import suppress
 import trio
 
 from connectors.targets.base import Command, CommandResult
+from core.crash import crash_point
 from core.errors import DeadlineExceeded, Misconfigured
 
 MAX_OUTPUT = 16 * 1024
@@ -38,6 +39,7 @@ class HostRunner:
                     await _end(process)
         if scope.cancelled_caught and process.returncode in {None, -signal.SIGKILL}:
             raise DeadlineExceeded(f"`{' '.join(command.argv)}` did not end within {command.timeout_s:g} s")
+        crash_point("deploy.command_ended")
         return CommandResult(process.returncode or 0, _KEY.sub("(key removed)", output.decode(errors="replace")))
 
 

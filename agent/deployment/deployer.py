@@ -1,7 +1,6 @@
-"""The deploy transaction: look → stage → validate → journal → publish → check → reload → see it served, or undo.
+"""Installs certificates on this host: one group at a time per service, different services in parallel.
 
-One transaction at a time per service; different services run in parallel. What fails on the host becomes a ``Failure``
-in the outcome; only defects of certctl itself are raised, and they leave the journal behind for ``repair``.
+Deployments that arrive while their service is busy wait, and are then committed together; see ``group``.
 """
 
 from __future__ import annotations
@@ -9,28 +8,45 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-import structlog
 import trio
 
-from agent.deployment import service
 from agent.deployment.commands import HostRunner
-from agent.deployment.installation import Installation, Snapshot
+from agent.deployment.group import Group
 from agent.deployment.journal import Journal, JournalFolder
+from agent.deployment.member import Member, Tools
 from agent.deployment.outcome import DeploymentOutcome, Progress
-from agent.deployment.prepare import Prepared, prepare, resolve_commands
-from agent.deployment.undo import undo_before_retry, undo_failed, undo_interrupted
+from agent.deployment.prepare import prepare, resolve_commands
+from agent.deployment.undo import undo_interrupted
 from agent.policy import HostPolicy
 from connectors.probes import tls
 from connectors.targets import registry
 from connectors.targets.base import Probe, Runner, ServiceCommands
 from core.crash import crash_point
-from core.errors import CertctlError, Transient
+from core.errors import CertctlError
 from core.secret import Secret
 from core.wire import DeploymentItem
 
-_log = structlog.get_logger(__name__)
-
 in_thread = trio.to_thread.run_sync
+
+
+class _Service:
+    """Who waits for a service, and the lock that one group at a time holds."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.waiting: list[Member] = []
+
+    def take(self, leader: Member) -> list[Member]:
+        """Take the leader and all that can be committed with it: equal commands, other files, another target."""
+        group, paths = [leader], set(leader.paths)
+        for member in self.waiting:
+            if member is leader or member.prepared.commands != leader.prepared.commands:
+                continue
+            if paths.isdisjoint(member.paths) and member.target_id not in {other.target_id for other in group}:
+                group.append(member)
+                paths |= member.paths
+        self.waiting = [member for member in self.waiting if member not in group]
+        return group
 
 
 class Deployer:
@@ -45,12 +61,10 @@ class Deployer:
         probe: Probe = tls.probe,
         parallel: int = 4,
     ) -> None:
-        self._journals = JournalFolder(state_dir / "journal")
-        self._scratch = state_dir / "scratch"
+        journals = JournalFolder(state_dir / "journal")
+        self._tools = Tools(journals, state_dir / "scratch", runner or HostRunner(), probe)
         self._policy = policy
-        self._runner = runner or HostRunner()
-        self._probe = probe
-        self._locks: defaultdict[tuple[str, str], trio.Lock] = defaultdict(trio.Lock)
+        self._services: defaultdict[tuple[str, str], _Service] = defaultdict(_Service)
         self._slots = trio.CapacityLimiter(parallel)
 
     def take_policy(self, policy: HostPolicy) -> None:
@@ -65,127 +79,61 @@ class Deployer:
                 prepared = prepare(item, private_key_pem, self._policy)
         except CertctlError as error:
             return progress.failed(error)
-        # The service first: what waits for its turn there must not take a slot from another service.
-        async with self._locks[item.target_type, prepared.service.name], self._slots:
-            crash_point("deploy.locked")
-            return await self._transact(prepared, progress)
+        member = Member(prepared, progress, self._tools.journals)
+        await self._in_turn(self._services[item.target_type, prepared.service.name], member)
+        assert member.outcome is not None, "a group gives each member its outcome"  # noqa: S101
+        return member.outcome
+
+    async def _in_turn(self, service: _Service, member: Member) -> None:
+        """Wait for the service; whoever gets it first works for all who wait."""
+        service.waiting.append(member)
+        try:
+            async with service.lock:
+                if member.outcome is not None:
+                    return
+                # The service first: what waits for its turn there must not take a slot from another service.
+                async with self._slots:
+                    crash_point("deploy.locked")
+                    await self._lead(service, member)
+        finally:
+            if member in service.waiting:
+                service.waiting.remove(member)
+
+    async def _lead(self, service: _Service, leader: Member) -> None:
+        group = service.take(leader)
+        try:
+            await Group(self._tools).run(group)
+        finally:
+            # After a defect in the leader's run each of the others leads its own.
+            for member in group:
+                if member.outcome is None and member is not leader:
+                    member.begin()
+                    service.waiting.append(member)
 
     async def repair(self) -> list[str]:
         """Undo what an interrupted run left unfinished; return one sentence per target, for the log. Call at start."""
-        messages = []
-        for target_id in await in_thread(self._journals.targets):
+        together: defaultdict[tuple[str, str, ServiceCommands], list[Journal]] = defaultdict(list)
+        obstacles: dict[str, CertctlError] = {}
+        targets = await in_thread(self._tools.journals.targets)
+        for target_id in targets:
             try:
-                journal = await in_thread(self._journals.read, target_id)
+                journal = await in_thread(self._tools.journals.read, target_id)
                 if journal is not None:
-                    async with self._locks[journal.target_type, journal.service]:
-                        await undo_interrupted(journal, self._journals, self._commands(journal), self._runner)
+                    together[journal.target_type, journal.service, self._commands(journal)].append(journal)
             except CertctlError as error:
-                messages.append(f"{target_id}: an interrupted deployment could not be undone: {error.detail}")
-            else:
-                messages.append(f"{target_id}: an interrupted deployment was undone, the previous state is back")
-        return messages
+                obstacles[target_id] = error
+        for (target_type, name, commands), journals in together.items():
+            async with self._services[target_type, name].lock:
+                obstacles |= await undo_interrupted(journals, self._tools.journals, commands, self._tools.runner)
+        return [_told(target_id, obstacles.get(target_id)) for target_id in targets]
 
     def _commands(self, journal: Journal) -> ServiceCommands:
         facts = self._policy.service(journal.target_type, journal.service)
         connector = registry.find(journal.target_type)
         return resolve_commands(self._policy, connector, facts, journal.validate_action, journal.reload_action)
 
-    async def _transact(self, prepared: Prepared, progress: Progress) -> DeploymentOutcome:
-        installation = Installation(prepared, self._journals)
-        try:
-            await self._put_back_leftover(prepared, progress)
-            with progress.doing("looked", record=False):
-                snapshot = await in_thread(installation.look)
-            if snapshot.complete:
-                return await self._confirm(prepared, progress)
-            await self._stage(prepared, installation, snapshot, progress)
-            with progress.doing("published"):
-                await in_thread(installation.publish, snapshot)
-            await self._activate(prepared, progress)
-            await in_thread(installation.settle)
-        except CertctlError as error:
-            return await self._back_out(prepared, installation, progress, error)
-        await self._prune(prepared, installation)
-        return progress.ended("served", prepared.item.fingerprint)
 
-    async def _put_back_leftover(self, prepared: Prepared, progress: Progress) -> None:
-        """Finish the undo of an interrupted attempt."""
-        with progress.doing("repaired", record=False):
-            journal = await in_thread(self._journals.read, prepared.item.target_id)
-            if journal is not None:
-                await undo_before_retry(journal, self._journals, prepared.commands, self._runner)
-
-    async def _confirm(self, prepared: Prepared, progress: Progress) -> DeploymentOutcome:
-        """See whether the files in place are served, and let the daemon load them when they are not."""
-        fingerprint = prepared.item.fingerprint
-        with progress.doing("served"):
-            served = await service.is_served(prepared.endpoint, fingerprint, self._probe)
-        if served:
-            return progress.ended("unchanged", fingerprint)
-        progress.steps.clear()
-        await self._activate(prepared, progress)
-        return progress.ended("served", fingerprint)
-
-    async def _stage(
-        self, prepared: Prepared, installation: Installation, snapshot: Snapshot, progress: Progress
-    ) -> None:
-        with progress.doing("staged"):
-            staged = await in_thread(installation.stage, snapshot)
-        with progress.doing("validated"):
-            tried = await service.try_staged(prepared, staged, self._scratch, self._runner)
-        if not tried:
-            progress.steps.pop()
-        crash_point("deploy.validated")
-
-    async def _activate(self, prepared: Prepared, progress: Progress) -> None:
-        """Service-wide from here: everything that was published is checked, loaded and looked at."""
-        with progress.doing("checked", record=prepared.commands.check is not None):
-            await service.check_live(prepared.commands, self._runner)
-        crash_point("deploy.checked")
-        with progress.doing("reloaded"):
-            await service.reload_with(prepared, self._runner, self._probe)
-        crash_point("deploy.reloaded")
-        with progress.doing("served"):
-            await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe)
-        crash_point("deploy.served")
-
-    async def _back_out(
-        self, prepared: Prepared, installation: Installation, progress: Progress, error: CertctlError
-    ) -> DeploymentOutcome:
-        journal = installation.journal
-        if journal is not None:
-            if journal.is_first and progress.current == "reloaded":
-                return await self._leave_for_the_start(prepared, installation, progress, error)
-            return await self._undo(prepared, journal, progress, error)
-        try:
-            await in_thread(installation.discard)
-        except CertctlError as leftover:
-            _log.warning("staged_files_left", target_id=prepared.item.target_id, cause=leftover.detail)
-        return progress.failed(error, served=await service.served_now(prepared.endpoint, self._probe))
-
-    async def _leave_for_the_start(
-        self, prepared: Prepared, installation: Installation, progress: Progress, error: CertctlError
-    ) -> DeploymentOutcome:
-        """Leave the first files of a server that does not run yet, since it may need them to start at all."""
-        served = await service.served_now(prepared.endpoint, self._probe)
-        if served and installation.journal is not None:
-            return await self._undo(prepared, installation.journal, progress, error)
-        await in_thread(installation.settle)
-        told = Transient(f"{error.detail} The files are in place: start it, and the next attempt sees them served")
-        return progress.failed(told)
-
-    async def _undo(
-        self, prepared: Prepared, journal: Journal, progress: Progress, error: CertctlError
-    ) -> DeploymentOutcome:
-        step = progress.current
-        with progress.doing("undone"):
-            undone = await undo_failed(prepared, journal, self._journals, (self._runner, self._probe), (step, error))
-        if undone.undo == "failed":
-            _log.error("undo_failed", target_id=journal.target_id, cause=undone.error.detail)
-        return progress.failed(undone.error, step=step, undo=undone.undo, served=undone.served)
-
-    async def _prune(self, prepared: Prepared, installation: Installation) -> None:
-        try:
-            await in_thread(installation.prune)
-        except CertctlError as error:
-            _log.warning("old_versions_left", target_id=prepared.item.target_id, cause=error.detail)
+def _told(target_id: str, obstacle: CertctlError | None) -> str:
+    if obstacle is not None:
+        return f"{target_id}: an interrupted deployment could not be undone: {obstacle.detail}"
+    return f"{target_id}: an interrupted deployment was undone, the previous state is back"

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from agent.files import sync_folder
+from agent.files import naming, sync_folder
 from core.crash import crash_point
 from core.errors import InvalidInput, Refused
 from core.secret import Secret
@@ -77,7 +77,9 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    # The mode at once, since a folder that is there is not looked at again; a umask may have taken some of it.
+    folder.mkdir(mode=mode, exist_ok=True)
+    crash_point("deploy.folder_made")
     folder.chmod(mode)
     sync_folder(folder.parent)
 
@@ -85,7 +87,7 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
 def write_new(path: Path, content: Secret[bytes], attributes: Attributes) -> None:
     """Write a file that must not exist yet, durably; nobody else can read it before it has its owner."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with naming(path), os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         file.write(content.reveal())
         file.flush()
         if attributes.uid != -1 or attributes.gid != -1:
@@ -95,7 +97,12 @@ def write_new(path: Path, content: Secret[bytes], attributes: Attributes) -> Non
 
 
 def replace_with_file(path: Path, temporary: str, content: Secret[bytes], attributes: Attributes) -> None:
-    """Put a file at ``path`` by one rename; ``temporary`` is the name it has beside it until then."""
+    """Put a file at ``path`` by one rename, unless it is there already; ``temporary`` is its name until then.
+
+    What is there already needs no room: an undo on a full disk finds most of it so.
+    """
+    if _is_there(path, content, attributes):
+        return
     beside = path.with_name(temporary)
     beside.unlink(missing_ok=True)
     write_new(beside, content, attributes)
@@ -104,13 +111,29 @@ def replace_with_file(path: Path, temporary: str, content: Secret[bytes], attrib
     sync_folder(path.parent)
 
 
+def _is_there(path: Path, content: Secret[bytes], attributes: Attributes) -> bool:
+    """Say whether ``path`` is a plain file with this content and these attributes; whatever else is replaced."""
+    try:
+        facts = path.lstat()
+        return (
+            stat.S_ISREG(facts.st_mode)
+            and facts.st_nlink == 1
+            and attributes.fits(Attributes(stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid))
+            and facts.st_size == len(content.reveal())
+            and path.read_bytes() == content.reveal()
+        )
+    except OSError:
+        return False
+
+
 def replace_with_link(path: Path, temporary: str, target: str) -> None:
     """Put a symbolic link at ``path`` by one rename, unless it is there already."""
-    if path.is_symlink() and str(path.readlink()) == target:
-        return
     beside = path.with_name(temporary)
     beside.unlink(missing_ok=True)
+    if path.is_symlink() and str(path.readlink()) == target:
+        return
     beside.symlink_to(target)
+    crash_point("deploy.link_beside")
     beside.replace(path)
     sync_folder(path.parent)
 

@@ -68,8 +68,8 @@ class Installation:
             previous = self._previous(existing)
             return Snapshot(existing, wanted, previous, self._is_complete(existing, wanted))
 
-    def stage(self, snapshot: Snapshot) -> dict[Role, Path]:
-        """Write the new version, unpublished; return its files."""
+    def stage(self, snapshot: Snapshot) -> None:
+        """Write the new version, unpublished."""
         with explained("writing the new files"):
             for file in self._files:
                 make_folder(file.path.parent)
@@ -78,7 +78,10 @@ class Installation:
                 for file, attributes in zip(self._files, snapshot.wanted, strict=True)
             ]
             self.store.stage(contents)
-            return {file.spec.role: self.store.staged(file.spec.role) for file in self._files}
+
+    def staged(self) -> dict[Role, Path]:
+        """Return where the staged files are."""
+        return {file.spec.role: self.store.staged(file.spec.role) for file in self._files}
 
     def publish(self, snapshot: Snapshot) -> None:
         """Keep what was there, write the journal, and make the staged version the one that is configured."""

@@ -6,16 +6,20 @@ commands come from the connector and the host's policy again when it is read.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import structlog
 
 from agent.deployment.files import Attributes, make_folder, remove, replace_with_file
 from agent.files import explained
 from connectors.targets.base import Layout, Role
-from core.errors import Misconfigured
+from core.errors import CertctlError, Misconfigured
 from core.secret import Secret
+
+log = structlog.get_logger(__name__)
 
 
 class JournalFile(msgspec.Struct, frozen=True):
@@ -71,10 +75,30 @@ class JournalFolder:
             return sorted(entry.stem for entry in self._folder.iterdir() if entry.suffix == ".json")
 
     def write(self, journal: Journal) -> None:
-        """Store a journal durably."""
-        make_folder(self._folder, 0o700)
-        text = Secret(msgspec.json.encode(journal))
-        replace_with_file(self.path(journal.target_id), f".{journal.target_id}.tmp", text, Attributes(0o600))
+        """Store a journal durably.
+
+        That the files are back is noted where a journal says otherwise, and only if there is room for the note: without
+        it, a repetition puts back once more what is back already.
+        """
+        if not journal.files_back:
+            self._write(journal)
+        elif self.path(journal.target_id).exists():
+            try:
+                self._write(journal)
+            except CertctlError as error:
+                log.warning("undo_not_noted", target_id=journal.target_id, cause=error.detail)
+
+    def _write(self, journal: Journal) -> None:
+        temporary = f".{journal.target_id}.tmp"
+        with explained("writing the undo journal"):
+            make_folder(self._folder, 0o700)
+            text = Secret(msgspec.json.encode(journal))
+            try:
+                replace_with_file(self.path(journal.target_id), temporary, text, Attributes(0o600))
+            except OSError:
+                with suppress(OSError):
+                    (self._folder / temporary).unlink(missing_ok=True)
+                raise
 
     def read(self, target_id: str) -> Journal | None:
         """Return a target's journal, None when its last change was finished."""

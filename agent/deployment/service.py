@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,9 @@ _LONGEST_PAUSE_S = 0.25
 _MAX_OUTPUT = 600
 
 
-async def try_staged(prepared: Prepared, staged: Mapping[Role, Path], scratch_root: Path, runner: Runner) -> bool:
+async def try_staged(
+    prepared: Prepared, staged: Sequence[Mapping[Role, Path]], scratch_root: Path, runner: Runner
+) -> bool:
     """Let the daemon's own program load the staged files; raise ``Refused`` with its words when it does not.
 
     Returns whether there was anything to try them with.
@@ -60,14 +62,11 @@ async def reload(commands: ServiceCommands, runner: Runner) -> None:
     await _run(commands.reload, runner, "the reload failed")
 
 
-async def reload_with(prepared: Prepared, runner: Runner, probe: Probe) -> None:
-    """Reload as ``reload`` does; when that fails and nothing answers either, say so: the server is probably stopped."""
-    try:
-        await reload(prepared.commands, runner)
-    except Transient as error:
-        if await served_now(prepared.endpoint, probe):
-            raise
-        raise Transient(f"{error.detail} – nothing answers at {prepared.endpoint}: is the server running?") from error
+def with_hint(error: CertctlError, endpoint: Endpoint) -> CertctlError:
+    """Add to a failed reload that nothing answers either: the server is probably stopped."""
+    if not isinstance(error, Transient) or isinstance(error, DeadlineExceeded):
+        return error
+    return Transient(f"{error.detail} – nothing answers at {endpoint}: is the server running?")
 
 
 async def wait_until_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> None:
@@ -112,7 +111,10 @@ async def _watch(
     started, first, in_a_row = trio.current_time(), math.inf, 0
     seen = _Sight("", "nothing was seen")
     while (left := timeout_s - (elapsed := trio.current_time() - started)) > 0:
-        seen = await _look(endpoint, probe, left)
+        latest = await _look(endpoint, probe, left)
+        if seen.fingerprint and not latest.fingerprint and trio.current_time() - started >= timeout_s:
+            break  # a look that the deadline cut off tells less than the one before
+        seen = latest
         if fits(seen):
             first = min(first, trio.current_time())
             unsettled = first + settle_s - trio.current_time()

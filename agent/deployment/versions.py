@@ -19,8 +19,10 @@ from core.crash import crash_point
 from core.secret import Secret
 
 CURRENT = "current"
+_NEXT = ".current"
 _STAGED = ".staged"
 _ADOPTED = ".adopted"
+_REMOVED = ".removed"
 
 
 class VersionStore:
@@ -80,19 +82,27 @@ class VersionStore:
     def point(self, version: int | None) -> None:
         """Make ``current`` name ``version`` by one rename; None removes it."""
         if version is None:
+            remove(self.root / _NEXT)
             remove(self.root / CURRENT)
         else:
-            replace_with_link(self.root / CURRENT, f".{CURRENT}", f"versions/{version}")
+            replace_with_link(self.root / CURRENT, _NEXT, f"versions/{version}")
 
     def sweep(self) -> None:
         """Remove what an interrupted attempt left half-written."""
-        for name in (_STAGED, _ADOPTED):
+        for name in (_STAGED, _ADOPTED, _REMOVED):
             _remove_folder(self._versions / name)
 
     def discard(self, versions: Sequence[int]) -> None:
         """Remove versions, and the store's own folders when nothing is left in them."""
+        removed = self._versions / _REMOVED
+        _remove_folder(removed)
         for version in versions:
-            _remove_folder(self._versions / str(version))
+            folder = self._versions / str(version)
+            if folder.is_dir():
+                folder.rename(removed)
+                crash_point("deploy.unnumbered")
+                _remove_folder(removed)
+                crash_point("deploy.discarded")
         for folder in (self._versions, self.root, self.root.parent):
             if not folder.is_dir() or any(folder.iterdir()):
                 return

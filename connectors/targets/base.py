@@ -179,9 +179,9 @@ class FileTarget(Protocol[ConfigT_contra]):
         """
 
     async def staged_check(
-        self, service: Service, staged: Mapping[Role, Path], scratch: Path, runner: Runner
+        self, service: Service, staged: Sequence[Mapping[Role, Path]], scratch: Path, runner: Runner
     ) -> StagedCheck | None:
-        """Describe a trial of the staged files that needs no privilege; None where the daemon has no such thing."""
+        """Describe one trial of all staged pairs that needs no privilege; None where the daemon has no such thing."""
 
 
 def parse_mode(mode: str | None) -> int | None:

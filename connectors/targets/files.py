@@ -7,7 +7,7 @@ before the reload: that a daemon did not take the new files is then noticed by w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +49,7 @@ class FilesTarget:
         """Return none: only the host knows its commands."""
 
     async def staged_check(
-        self, _service: Service, _staged: Mapping[Role, Path], _scratch: Path, _runner: Runner
+        self, _service: Service, _staged: Sequence[Mapping[Role, Path]], _scratch: Path, _runner: Runner
     ) -> None:
         """Return none: nothing is known that could try the files."""
 

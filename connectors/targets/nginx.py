@@ -8,7 +8,7 @@ This module does not read or edit nginx.conf.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from connectors.targets.base import (
     StagedCheck,
 )
 from connectors.targets.pem import PATHS, PEMConfig, pem_files
-from core.errors import Misconfigured
+from core.errors import Misconfigured, Transient
 
 BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
 CONFIGS = ("/etc/nginx/nginx.conf", "/usr/local/etc/nginx/nginx.conf", "/usr/local/nginx/conf/nginx.conf")
@@ -88,18 +88,16 @@ class NginxTarget:
         )
 
     async def staged_check(
-        self, service: Service, staged: Mapping[Role, Path], scratch: Path, runner: Runner
+        self, service: Service, staged: Sequence[Mapping[Role, Path]], scratch: Path, runner: Runner
     ) -> StagedCheck:
-        """Describe ``nginx -t`` on a configuration that holds only the staged pair."""
+        """Describe ``nginx -t`` on a configuration that holds only the staged pairs."""
         binary = _found(service, "binary", BINARIES)
         build = await self._build(binary, runner)
         argv = [binary, "-t", "-q", "-p", f"{scratch}/", "-c", f"{scratch}/nginx.conf"]
         if build.version >= _FIRST_WITH_E:
             # Without it nginx first opens the log compiled into it, and warns an unprivileged agent about that.
             argv += ["-e", "stderr"]
-        certificate = staged["combined"] if "combined" in staged else staged["certificate"]
-        key = staged.get("key", certificate)
-        return StagedCheck({"nginx.conf": _staged_config(build, certificate, key, scratch)}, Command(tuple(argv)))
+        return StagedCheck({"nginx.conf": _staged_config(build, staged, scratch)}, Command(tuple(argv)))
 
     async def _build(self, binary: str, runner: Runner) -> _Build:
         try:
@@ -109,6 +107,9 @@ class NginxTarget:
         fingerprint = (binary, stat.st_mtime_ns, stat.st_size)
         if fingerprint not in self._builds:
             result = await runner.run(Command((binary, "-V")))
+            if result.returncode != 0:
+                said = " ".join(result.output.split())[-300:] or "(it printed nothing)"
+                raise Transient(f"`{binary} -V` ended with {result.returncode}: {said}; does this nginx run at all?")
             self._builds[fingerprint] = _read_build(binary, result.output)
         return self._builds[fingerprint]
 
@@ -131,21 +132,29 @@ def _read_build(binary: str, output: str) -> _Build:
     return _Build(tuple(int(part) for part in version.groups()) if version else (0,), modules)
 
 
-def _staged_config(build: _Build, certificate: Path, key: Path, scratch: Path) -> str:
+def _staged_config(build: _Build, staged: Sequence[Mapping[Role, Path]], scratch: Path) -> str:
     # A temp path that is not set is created where nginx was built for, which an unprivileged agent cannot do; one of
     # a module that is absent is an unknown directive.
     temp_paths = "".join(f'  {name}_temp_path "{scratch}/{name}";\n' for name in ("client_body", *build.modules))
+    servers = "".join(_staged_server(number, files) for number, files in enumerate(staged))
     return f"""pid "{scratch}/nginx.pid";
 error_log stderr;
 events {{}}
 http {{
   access_log off;
-{temp_paths}  server {{
+  server_names_hash_max_size 4096;
+{temp_paths}{servers}}}
+"""
+
+
+def _staged_server(number: int, files: Mapping[Role, Path]) -> str:
+    certificate = files["combined"] if "combined" in files else files["certificate"]
+    return f"""  server {{
     listen 127.0.0.1:{_STAGED_PORT} ssl;
+    server_name staged-{number};
     ssl_certificate "{certificate}";
-    ssl_certificate_key "{key}";
+    ssl_certificate_key "{files.get("key", certificate)}";
   }}
-}}
 """
 
 

@@ -72,5 +72,5 @@ class NoRunner:
 @pytest.mark.anyio
 async def test_only_the_host_knows_its_commands(tmp_path: Path) -> None:
     service = Service(name="web-1", type="files", binary="/usr/sbin/nginx")
-    assert await FilesTarget().staged_check(service, {"key": tmp_path}, tmp_path, NoRunner()) is None  # type: ignore[func-returns-value]
+    assert await FilesTarget().staged_check(service, [{"key": tmp_path}], tmp_path, NoRunner()) is None  # type: ignore[func-returns-value]
     assert FilesTarget().commands(service) is None  # type: ignore[func-returns-value]

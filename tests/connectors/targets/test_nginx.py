@@ -12,7 +12,7 @@ import trustme
 
 from connectors.targets.base import Command, CommandResult, FileSpec, Material, Role, Service, default_sni
 from connectors.targets.nginx import NginxConfig, NginxTarget
-from core.errors import Misconfigured
+from core.errors import Misconfigured, Transient
 from core.names import parse_name
 from core.secret import Secret
 
@@ -23,14 +23,15 @@ SERVICE = Service(name="nginx", type="nginx", binary="/usr/sbin/nginx", config="
 class Runner:
     """Runs commands for both event loops and remembers them; ``canned`` stands in for what a program would print."""
 
-    def __init__(self, canned: str | None = None) -> None:
+    def __init__(self, canned: str | None = None, returncode: int = 0) -> None:
         self.seen: list[tuple[str, ...]] = []
         self._canned = canned
+        self._returncode = returncode
 
     async def run(self, command: Command) -> CommandResult:
         self.seen.append(command.argv)
         if self._canned is not None:
-            return CommandResult(0, self._canned)
+            return CommandResult(self._returncode, self._canned)
         done = await anyio.run_process(command.argv, check=False, stderr=subprocess.STDOUT)
         return CommandResult(done.returncode, done.stdout.decode())
 
@@ -107,7 +108,7 @@ async def test_a_real_nginx_loads_the_trial_and_refuses_a_wrong_key(tmp_path: Pa
 
 async def trial(staged: dict[Role, Path], scratch: Path) -> CommandResult:
     runner = Runner()
-    check = await NginxTarget().staged_check(SERVICE, staged, scratch, runner)
+    check = await NginxTarget().staged_check(SERVICE, [staged], scratch, runner)
     for name, text in check.files.items():
         (scratch / name).write_text(text)
     return await runner.run(check.command)
@@ -116,7 +117,7 @@ async def trial(staged: dict[Role, Path], scratch: Path) -> CommandResult:
 @pytest.mark.anyio
 async def test_absent_modules_are_left_out(tmp_path: Path) -> None:
     built = "nginx version: nginx/1.18.0\nconfigure arguments: --with-http_ssl_module --without-http_scgi_module"
-    check = await NginxTarget().staged_check(SERVICE, {"combined": tmp_path / "a"}, tmp_path, Runner(built))
+    check = await NginxTarget().staged_check(SERVICE, [{"combined": tmp_path / "a"}], tmp_path, Runner(built))
     text = check.files["nginx.conf"]
     assert "proxy_temp_path" in text
     assert "scgi_temp_path" not in text
@@ -127,13 +128,22 @@ async def test_absent_modules_are_left_out(tmp_path: Path) -> None:
 async def test_an_nginx_without_tls_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="without TLS"):
         await NginxTarget().staged_check(
-            SERVICE, {"combined": tmp_path / "a"}, tmp_path, Runner("nginx version: nginx/1.22.1")
+            SERVICE, [{"combined": tmp_path / "a"}], tmp_path, Runner("nginx version: nginx/1.22.1")
         )
+
+
+@pytest.mark.anyio
+async def test_an_nginx_that_does_not_run_is_quoted(tmp_path: Path) -> None:
+    """What it says is not taken for a description of how it was built; the next look asks again."""
+    target, broken = NginxTarget(), Runner("nginx: error while loading shared libraries: libssl.so.3", 127)
+    with pytest.raises(Transient, match=r"`/usr/sbin/nginx -V` ended with 127: nginx: error while loading"):
+        await target.staged_check(SERVICE, [{"combined": tmp_path / "a"}], tmp_path, broken)
+    await target.staged_check(SERVICE, [{"combined": tmp_path / "a"}], tmp_path, Runner())
 
 
 @pytest.mark.anyio
 async def test_the_build_is_asked_for_once(tmp_path: Path) -> None:
     runner, target = Runner(), NginxTarget()
     for _ in range(2):
-        await target.staged_check(SERVICE, {"combined": tmp_path / "a"}, tmp_path, runner)
+        await target.staged_check(SERVICE, [{"combined": tmp_path / "a"}], tmp_path, runner)
     assert runner.seen == [("/usr/sbin/nginx", "-V")]
