@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -22,7 +23,7 @@ from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.endpoint import open_listener, serve_page
 from agent.enrollment import ensure_enrolled
-from agent.files import explained, own_folder
+from agent.files import explained, own_folder, sweep
 from agent.host import describe
 from agent.identity import Identity, load_identity
 from agent.keystore import Keystore
@@ -103,6 +104,7 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
     identity = await in_thread(load_identity, settings.state_dir)
     keystore, activity = Keystore(settings.key_dir), Activity()
     await in_thread(keystore.sweep)
+    await in_thread(tidy, settings.state_dir)
     async with AsyncExitStack() as stack:
         if settings.listen:
             listener = stack.enter_context(open_listener(settings.listen))
@@ -117,6 +119,14 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
         await worker.run()
         if worker.retired:
             log.warning("retired", detail=worker.retired)
+
+
+def tidy(state_dir: Path) -> None:
+    """Remove what a crash left of trials and of journals that were not whole yet; both begin anew."""
+    with explained("tidying the state folder"):
+        sweep(state_dir / "journal")
+        if (state_dir / "scratch").is_dir():
+            shutil.rmtree(state_dir / "scratch")
 
 
 def _policy(settings: Settings) -> HostPolicy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import structlog
@@ -40,7 +39,7 @@ async def ensure_enrolled(
 
     async def enroll() -> Enrolled:
         public = identity.signing_public, identity.sealing_public
-        message = Enrollment(token.reveal(), settings.name, *public, int(time.time() * 1000), metadata)
+        message = Enrollment(token.reveal(), settings.name, *public, client.now_ms(), metadata)
         return await client.enroll(message)
 
     try:

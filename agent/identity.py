@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from agent.files import explained, make_private_folder, write_private
+from agent.files import explained, make_private_folder, sweep, write_private
 from core.crash import crash_point
 from core.errors import Misconfigured
 
@@ -58,6 +58,7 @@ def load_identity(state_dir: Path) -> Identity:
     folder = state_dir / "identity"
     with explained("reading this agent's identity"):
         make_private_folder(folder)
+        sweep(folder)
         try:
             signing = Ed25519PrivateKey.from_private_bytes(_key(folder / "signing.key", Ed25519PrivateKey))
             sealing = X25519PrivateKey.from_private_bytes(_key(folder / "sealing.key", X25519PrivateKey))
@@ -70,6 +71,7 @@ def load_identity(state_dir: Path) -> Identity:
 def _key(path: Path, kind: type[Ed25519PrivateKey | X25519PrivateKey]) -> bytes:
     if not path.exists():
         write_private(path, kind.generate().private_bytes(_RAW, _PRIVATE, _PLAIN))
+        crash_point("identity.key_written")
     return path.read_bytes()
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from cryptography import x509
 
-from agent.files import explained, make_private_folder, write_private
+from agent.files import explained, make_private_folder, sweep, write_private
 from core import keys
 from core.certificates import chain_to_pem, read_certificate
 from core.crash import crash_point
@@ -51,10 +52,15 @@ class Keystore:
         self._folder = folder
 
     def sweep(self) -> None:
-        """Remove what a crash left half-written. Call it before anything else, while nobody writes."""
+        """Remove what a crash left half-written or half-removed. Call it before anything else, while nobody writes."""
         with explained("tidying the key folder"):
-            for leftover in self._folder.glob("mc-*/.*"):
-                leftover.unlink()
+            sweep(self._folder, "mc-*/.*")
+            for chain in self._folder.glob("mc-*/*.pem"):
+                if not chain.with_suffix("").exists():
+                    chain.unlink()
+            for request in self._folder.glob("mc-*/*.request"):
+                if not request.with_suffix("").exists():
+                    request.unlink()
 
     def request_for(self, item: IssuanceItem) -> PendingRequest:
         """Return the job's CSR; the same one when it was made before and not answered."""
@@ -66,6 +72,7 @@ class Keystore:
                 if pending is not None and pending.job_id == item.job_id:
                     return pending
                 path.unlink()
+                crash_point("keystore.request_dropped")
         return self._new_request(folder, item)
 
     def _new_request(self, folder: Path, item: IssuanceItem) -> PendingRequest:
@@ -77,14 +84,15 @@ class Keystore:
         started = time.perf_counter()
         key = keys.generate(algorithm)
         name = keys.spki_sha256(key.public_key())
-        write_private(folder / name, keys.to_pem(key).reveal())
-        crash_point("keystore.key_written")
         made = time.perf_counter()
         csr = build_csr(key, item.common_name, item.names)
         key_ms, csr_ms = (made - started) * 1000, (time.perf_counter() - made) * 1000
         pending = PendingRequest(item.job_id, name, csr, round(key_ms, 3), round(csr_ms, 3))
+        # The request first: cut off in between, it is known to be worthless, where a key alone may be a version's.
         write_private(folder / f"{name}.request", msgspec.json.encode(pending))
         crash_point("keystore.request_written")
+        write_private(folder / name, keys.to_pem(key).reveal())
+        crash_point("keystore.key_written")
         return pending
 
     def unanswered(self) -> list[tuple[str, PendingRequest]]:
@@ -102,6 +110,7 @@ class Keystore:
         crash_point("keystore.chain_written")
         with explained("removing an answered request"):
             path.with_name(f"{path.name}.request").unlink(missing_ok=True)
+        crash_point("keystore.answered")
 
     def key(self, certificate_id: str, spki_sha256: str) -> Secret[bytes]:
         """Return a private key in PEM; raise ``NotFound`` when it is not on this host."""
@@ -116,21 +125,51 @@ class Keystore:
         raise NotFound(detail)
 
     def prune(self, certificate_id: str, in_use: str) -> None:
-        """Remove keys that are older than the one in use by more generations than are kept."""
+        """Remove keys that are older than the one in use by more generations than are kept.
+
+        A key that is older and never got a chain is nobody's: its request was lost or replaced. It goes at once.
+        """
         folder = self._certificate_folder(certificate_id)
         with explained("removing old private keys"):
-            names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-            names.sort(key=lambda path: (path.name == in_use, path.stat().st_mtime_ns), reverse=True)
-            for path in names[KEPT_KEYS:]:
-                if not path.with_name(f"{path.name}.request").exists():
-                    path.with_name(f"{path.name}.pem").unlink(missing_ok=True)
-                    path.unlink()
+            keys_here = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+            keys_here.sort(key=lambda path: (path.name == in_use, *_age(path)), reverse=True)
+            used = folder / in_use
+            made = used.stat().st_mtime_ns if used.exists() else 0
+            owned = [path for path in keys_here if path == used or _has_owner(path, made)]
+            kept = {*owned[:KEPT_KEYS]}
+            for path in keys_here:
+                if path not in kept and not path.with_name(f"{path.name}.request").exists():
+                    _remove_key(path)
 
     def _certificate_folder(self, certificate_id: str) -> Path:
         """Return a certificate's folder. Its name comes from the coordinator, so it is checked before it is a path."""
         if not _CERTIFICATE.fullmatch(certificate_id):
             raise InvalidInput.of("certificate_id", "is not a certificate's id; nothing is stored under it")
         return self._folder / certificate_id
+
+
+def _age(path: Path) -> tuple[float, int]:
+    """Return what orders keys by generation: what their certificates say, since this host's clock may have jumped."""
+    made_ns = path.stat().st_mtime_ns
+    try:
+        leaf = x509.load_pem_x509_certificate(path.with_name(f"{path.name}.pem").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return made_ns / 1e9, made_ns
+    return leaf.not_valid_before_utc.timestamp(), made_ns
+
+
+def _has_owner(path: Path, in_use_since_ns: int) -> bool:
+    """Say whether a key has a chain or may still get one: a request, or it is younger than the key in use."""
+    beside = (path.with_name(f"{path.name}.{kind}") for kind in ("pem", "request"))
+    return path.stat().st_mtime_ns > in_use_since_ns or any(file.exists() for file in beside)
+
+
+def _remove_key(path: Path) -> None:
+    """Remove a key and its chain; the key first, so that no key is ever left without what tells its age and owner."""
+    path.unlink()
+    crash_point("keystore.key_removed")
+    path.with_name(f"{path.name}.pem").unlink(missing_ok=True)
+    crash_point("keystore.pruned")
 
 
 def _checked(spki_sha256: str) -> str:

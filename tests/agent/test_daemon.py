@@ -115,6 +115,20 @@ async def test_it_is_the_same_agent_at_the_next_start(make_settings: MakeSetting
     assert len({asked.query["boot"] for asked in double.of("work")}) == 2
 
 
+async def test_what_a_crash_left_of_trials_and_journals_is_tidied(make_settings: MakeSettings, double: Double) -> None:
+    settings = make_settings()
+    leftovers = settings.state_dir / "scratch" / "check-1" / "nginx.conf", settings.state_dir / "journal" / ".tgt-a.tmp"
+    for leftover in leftovers:
+        leftover.parent.mkdir(parents=True)
+        leftover.touch()
+    async with running(settings) as agent:
+        await double.until(lambda: double.of("work"))
+        terminate()
+        await agent.has_ended()
+    assert not (settings.state_dir / "scratch").exists()
+    assert list((settings.state_dir / "journal").iterdir()) == []
+
+
 async def test_a_job_that_was_in_hand_goes_on_with_its_key_at_the_next_start(
     make_settings: MakeSettings, double: Double
 ) -> None:

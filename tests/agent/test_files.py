@@ -62,7 +62,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: 
     "number, kind, words",
     [
         (errno.ENOSPC, Transient, "the disk is full"),
-        (errno.EDQUOT, Transient, "the disk is full"),
+        (errno.EDQUOT, Transient, "the quota of the agent's user"),
         (errno.EIO, Transient, "Input/output error"),
         (errno.EROFS, Misconfigured, "ReadWritePaths"),
         (errno.EACCES, Misconfigured, "give it the right"),
@@ -74,6 +74,22 @@ def test_errors_of_the_system_say_what_to_do(number: int, kind: type[CertctlErro
         raise OSError(number, os.strerror(number), "/srv/x")
     assert caught.value.detail.startswith("keeping it failed at /srv/x: ")
     assert words in caught.value.detail
+
+
+def test_a_file_system_without_inodes_is_told_from_a_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tuple(os.statvfs(tmp_path))
+    with pytest.raises(Transient) as caught, explained("keeping it"):
+        raise OSError(errno.ENOSPC, "", str(tmp_path / "x"))
+    assert caught.value.detail.endswith("the disk is full; make room there")
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result([*facts[:6], 0, 0, *facts[8:]]))
+    with pytest.raises(Transient) as caught, explained("keeping it"):
+        raise OSError(errno.ENOSPC, "", str(tmp_path / "x"))
+    assert caught.value.detail.endswith("can hold no more files (see df -i); remove some there")
+
+
+def test_an_open_file_is_named_in_what_went_wrong_with_it(tmp_path: Path) -> None:
+    with room_for(16), pytest.raises(Transient, match=f"failed at {tmp_path}/.key"):
+        write_private(tmp_path / "key", b"n" * 100_000)
 
 
 def test_a_folder_of_its_own_is_made_private(tmp_path: Path) -> None:

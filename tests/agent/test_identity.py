@@ -37,6 +37,13 @@ def test_only_the_agent_may_read_it(state_dir: Path) -> None:
     }
 
 
+def test_what_a_crash_left_half_written_is_swept(state_dir: Path) -> None:
+    load_identity(state_dir)
+    (state_dir / "identity" / ".signing.key.4711.1").write_bytes(b"half a key")
+    load_identity(state_dir)
+    assert {path.name for path in (state_dir / "identity").iterdir()} == {"signing.key", "sealing.key"}
+
+
 @pytest.mark.parametrize("name", ["signing.key", "sealing.key"])
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
 def test_a_damaged_key_is_not_replaced(state_dir: Path, name: str, content: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from agent.keystore import KEPT_KEYS, Keystore, PendingRequest
 from core import keys
 from core.certificates import pem_to_chain
 from core.csr import read_csr
-from core.errors import CertctlError, InvalidInput, Misconfigured, NotFound
+from core.errors import CertctlError, InvalidInput, Misconfigured, NotFound, Transient
 from core.names import parse_name
 from core.wire import IssuanceItem
+from tests.agent.test_files import room_for
 
 NOBODY = 65534
 
@@ -42,10 +43,12 @@ def keystore(folder: Path) -> Keystore:
     return Keystore(folder)
 
 
-def certify(keystore: Keystore, pending: PendingRequest, certificate_id: str = "mc-a") -> bytes:
+def certify(
+    keystore: Keystore, pending: PendingRequest, certificate_id: str = "mc-a", *, later: timedelta = timedelta()
+) -> bytes:
     """Answer a request with a certificate for its key; return it."""
     key = keys.from_pem(keystore.key(certificate_id, pending.spki_sha256))
-    name, now = x509.Name([]), datetime.now(UTC)
+    name, now = x509.Name([]), datetime.now(UTC) + later
     certificate = (
         x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
         .serial_number(1)
@@ -80,14 +83,25 @@ def test_keys_and_folders_are_private(keystore: Keystore, folder: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in (folder / "mc-a").iterdir()} == {0o600}
 
 
-def test_the_key_is_on_disk_before_there_is_a_request(
-    keystore: Keystore, folder: Path, monkeypatch: pytest.MonkeyPatch
+class Died(Exception):
+    """In place of SIGKILL."""
+
+
+@pytest.mark.parametrize("point", ["keystore.request_written", "keystore.key_written"])
+def test_killed_while_it_makes_a_key_it_leaves_none_without_its_request(
+    keystore: Keystore, folder: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    seen: dict[str, set[str]] = {}
-    monkeypatch.setattr(module, "crash_point", lambda point: seen.setdefault(point, names(folder)))
+    def die(passed: str) -> None:
+        if passed == point:
+            raise Died
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, suppress(Died):
+            patch.setattr(module, "crash_point", die)
+            keystore.request_for(item())
+        keystore.sweep()
     pending = keystore.request_for(item())
-    assert seen["keystore.key_written"] == {pending.spki_sha256}
-    assert seen["keystore.request_written"] == {pending.spki_sha256, f"{pending.spki_sha256}.request"}
+    assert names(folder) == {pending.spki_sha256, f"{pending.spki_sha256}.request"}
 
 
 def test_the_same_job_gets_the_same_key_and_request(keystore: Keystore, folder: Path) -> None:
@@ -131,6 +145,61 @@ def test_prune_keeps_what_is_in_use_and_three_more(keystore: Keystore, folder: P
     kept = {name for name in names(folder) if "." not in name}
     assert kept == {made[2], *made[-(KEPT_KEYS - 1) :], waiting}
     assert {name.removesuffix(".pem") for name in names(folder) if name.endswith(".pem")} == kept - {waiting}
+
+
+def test_a_clock_that_jumped_back_makes_no_new_key_an_old_one(keystore: Keystore, folder: Path) -> None:
+    """The newest key looks oldest by its file, and its certificate says that it is not; it is not in use yet."""
+    made = []
+    for number in range(KEPT_KEYS + 1):
+        pending = keystore.request_for(item(f"job-{number}"))
+        certify(keystore, pending, later=timedelta(minutes=number))
+        made.append(pending.spki_sha256)
+    os.utime(folder / "mc-a" / made[-1], (0, 0))
+    keystore.prune("mc-a", made[-2])
+    assert {name for name in names(folder) if "." not in name} == {*made[1:]}
+
+
+def test_a_request_that_does_not_fit_leaves_no_key_behind(keystore: Keystore, folder: Path) -> None:
+    """Each attempt makes a key; on a full disk nothing would be left but keys."""
+    with room_for(300), pytest.raises(Transient, match=r"writing .*\.request failed at"):
+        keystore.request_for(item())
+    assert names(folder) == set()
+
+
+def test_a_key_that_never_got_a_chain_goes_once_a_younger_one_is_in_use(keystore: Keystore, folder: Path) -> None:
+    lost = keystore.request_for(item("job-1")).spki_sha256
+    used = keystore.request_for(item("job-2"))
+    certify(keystore, used)
+    younger = keystore.request_for(item("job-3")).spki_sha256
+    for age, name in enumerate((lost, used.spki_sha256, younger)):
+        os.utime(folder / "mc-a" / name, (age, age))
+    (folder / "mc-a" / f"{younger}.request").unlink()
+    keystore.prune("mc-a", used.spki_sha256)
+    assert {name for name in names(folder) if "." not in name} == {used.spki_sha256, younger}
+
+
+def test_a_prune_that_was_cut_off_leaves_no_chain_without_its_key(
+    keystore: Keystore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [keystore.request_for(item(f"job-{number}")) for number in range(KEPT_KEYS + 1)]
+    for age, pending in enumerate(made):
+        certify(keystore, pending)
+        os.utime(folder / "mc-a" / pending.spki_sha256, (age, age))
+
+    def cut(point: str) -> None:
+        if point == "keystore.key_removed":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "crash_point", cut)
+        with pytest.raises(KeyboardInterrupt):
+            keystore.prune("mc-a", made[-1].spki_sha256)
+    assert len(names(folder)) == 2 * KEPT_KEYS + 1
+    keystore.sweep()
+    assert {f"{name}.pem" for name in names(folder) if "." not in name} == {
+        name for name in names(folder) if name.endswith(".pem")
+    }
+    assert len(names(folder)) == 2 * KEPT_KEYS
 
 
 @pytest.mark.parametrize("damage", ["{", '{"job_id": "job-1"}', "\x00\xff", ""])
