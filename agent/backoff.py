@@ -24,10 +24,14 @@ log = structlog.get_logger(__name__)
 
 
 class Backoff:
-    """The pauses of one loop; ``reset`` after a success."""
+    """The pauses of one loop; ``reset`` after a success.
+
+    ``spread_s`` is the time over which the coordinator wants its agents to come back; a pause is then up to that.
+    """
 
     def __init__(self) -> None:
         self._next_s = FIRST_S
+        self.spread_s = 0.0
 
     def reset(self) -> None:
         """Begin with short pauses again."""
@@ -35,7 +39,10 @@ class Backoff:
 
     async def pause(self, until: trio.Event | None = None) -> None:
         """Wait, at most ``until`` something happens, and wait longer the next time."""
-        pause_s = self._next_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads a fleet, guards nothing
+        longest_s = self._next_s * (1 + JITTER)
+        spread_s = min(self.spread_s, LONGEST_S)
+        shortest_s = 0.0 if spread_s > longest_s else self._next_s * (1 - JITTER)
+        pause_s = random.uniform(shortest_s, max(longest_s, spread_s))  # noqa: S311 - spreads a fleet, guards nothing
         self._next_s = min(self._next_s * 2, LONGEST_S)
         with trio.move_on_after(pause_s):
             await (trio.Event() if until is None else until).wait()

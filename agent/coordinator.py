@@ -6,21 +6,25 @@ coordinator's own verdict: what a proxy or another server in its place answers i
 
 from __future__ import annotations
 
+import random
 import ssl
 import time
+from collections.abc import Callable
 from typing import Self, TypeVar
 from urllib.parse import quote
 
+import httpx
 import msgspec
 import trio
 
-from agent.exchange import READ_S, Answer, exchange, new_client
+from agent.exchange import READ_S, USUAL, Answer, Bounds, exchange, new_client
 from agent.identity import Identity
 from core import errors
 from core.errors import CertctlError, Permanent, Transient, Unauthenticated
 from core.identity import nonce_message
 from core.problems import KINDS
 from core.wire import (
+    HEARTBEAT_S,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     TIME_HEADER,
@@ -39,6 +43,8 @@ from core.wire import (
 
 T = TypeVar("T")
 _TOKEN_MARGIN_S = 120.0
+_FIRST_RENEWAL, _LATER_RENEWAL = 0.1, 0.9
+"""The earliest moment at which a token is renewed, as a share of the time that it can be used."""
 _MOST_DETAIL = 1000
 _FOR_NOW = {408, 425, 429}
 
@@ -51,10 +57,20 @@ class _Problem(msgspec.Struct):
 class Coordinator:
     """One connection pool to the coordinator, used by all of the agent's tasks; an async context manager."""
 
-    def __init__(self, server_url: str, identity: Identity, metadata: Metadata, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        server_url: str,
+        identity: Identity,
+        metadata: Metadata,
+        context: ssl.SSLContext,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._identity = identity
         self._metadata = metadata
-        self._http = new_client(context, server_url, {PROTOCOL_HEADER: str(PROTOCOL_VERSION)})
+        self._http = new_client(context, server_url, {PROTOCOL_HEADER: str(PROTOCOL_VERSION)}, transport)
+        self._clock = clock
         self._token = ""
         self._token_ends = 0.0
         self._signing_in = trio.Lock()
@@ -66,14 +82,19 @@ class Coordinator:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
             await self._http.aclose()
 
+    def now_ms(self) -> int:
+        """Return this host's time in Unix milliseconds, as the coordinator is told it."""
+        return int(self._clock() * 1000)
+
     async def enroll(self, message: Enrollment) -> Enrolled:
         """Register this agent's public keys."""
         return await self._call("POST", "/api/v1/agents", Enrolled, body=message)
 
-    async def poll(self, boot: str, held: list[str], wait_s: float) -> Work:
-        """Wait for work; this is the heartbeat as well."""
+    async def poll(self, boot: str, held: list[str], wait_s: float, alive: Callable[[], None] | None = None) -> Work:
+        """Wait for work; this is the heartbeat as well. ``alive`` hears each sign of life while it waits."""
         query = {"boot": boot, "held": ",".join(held), "wait": f"{wait_s:g}"}
-        return await self._own("GET", "/work", Work, query=query, timeout_s=wait_s + READ_S)
+        bounds = Bounds(wait_s + READ_S, min(wait_s, HEARTBEAT_S) + READ_S, alive)
+        return await self._own("GET", "/work", Work, query=query, bounds=bounds)
 
     async def submit_csr(self, job_id: str, submission: CSRSubmission) -> CSRAnswer:
         """Hand in a CSR; the same one again gets the same answer."""
@@ -91,16 +112,16 @@ class Coordinator:
         *,
         body: msgspec.Struct | None = None,
         query: dict[str, str] | None = None,
-        timeout_s: float = READ_S,
+        bounds: Bounds = USUAL,
     ) -> T:
         """Call one of the agent's own routes; sign in anew once when the token is no longer taken."""
         path = f"/api/v1/agents/{self._identity.agent_id}{path}"
         token = await self._sign_in(stale="")
         try:
-            return await self._call(method, path, answer, body=body, query=query, token=token, timeout_s=timeout_s)
+            return await self._call(method, path, answer, body=body, query=query, token=token, bounds=bounds)
         except Unauthenticated:
             token = await self._sign_in(stale=token)
-            return await self._call(method, path, answer, body=body, query=query, token=token, timeout_s=timeout_s)
+            return await self._call(method, path, answer, body=body, query=query, token=token, bounds=bounds)
 
     async def _sign_in(self, stale: str) -> str:
         """Return a token that has some time left and is not the ``stale`` one."""
@@ -113,8 +134,11 @@ class Coordinator:
             request = TokenRequest(nonce.nonce, signature, self._metadata)
             asked = trio.current_time()
             token = await self._call("POST", f"/api/v1/agents/{agent_id}/token", Token, body=request)
-            margin_s = min(_TOKEN_MARGIN_S, token.expires_in_s / 2)
-            self._token, self._token_ends = token.token, asked + token.expires_in_s - margin_s
+            usable_s = token.expires_in_s - min(_TOKEN_MARGIN_S, token.expires_in_s / 2)
+            # A fleet that was switched on together shall not sign in together ever after.
+            earliest = _FIRST_RENEWAL if not self._token else _LATER_RENEWAL
+            usable_s *= random.uniform(earliest, 1)  # noqa: S311 - spreads a fleet, guards nothing
+            self._token, self._token_ends = token.token, asked + usable_s
             return self._token
 
     async def _call(
@@ -126,17 +150,15 @@ class Coordinator:
         body: msgspec.Struct | None = None,
         query: dict[str, str] | None = None,
         token: str = "",
-        timeout_s: float = READ_S,
+        bounds: Bounds = USUAL,
     ) -> T:
-        headers = {TIME_HEADER: str(int(time.time() * 1000))}
+        headers = {TIME_HEADER: str(self.now_ms())}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
         content = None if body is None else msgspec.json.encode(body)
-        got = await exchange(
-            self._http, method, path, query=query, content=content, headers=headers, timeout_s=timeout_s
-        )
+        got = await exchange(self._http, method, path, query=query, content=content, headers=headers, bounds=bounds)
         return _read(got, answer)
 
 

@@ -7,6 +7,7 @@ undone, because a short answer could become a long one.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple
 
 import httpx
@@ -27,10 +28,29 @@ class Answer(NamedTuple):
     content: bytes
 
 
-def new_client(context: ssl.SSLContext, base_url: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-    """Return a client for one coordinator that takes nothing from the environment: no proxy, no other trust."""
+class Bounds(NamedTuple):
+    """How long an answer may take, how long nothing at all may come, and who hears each piece of a good answer."""
+
+    whole_s: float = READ_S
+    silence_s: float = READ_S
+    alive: Callable[[], None] | None = None
+
+
+USUAL = Bounds()
+
+
+def new_client(
+    context: ssl.SSLContext,
+    base_url: str,
+    headers: dict[str, str] | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> httpx.AsyncClient:
+    """Return a client for one coordinator that takes nothing from the environment: no proxy, no other trust.
+
+    ``transport`` stands between the client and the network, for a network that is to be worse than the real one.
+    """
     identity = {"Accept-Encoding": "identity", **(headers or {})}
-    return httpx.AsyncClient(base_url=base_url, verify=context, headers=identity, trust_env=False)
+    return httpx.AsyncClient(base_url=base_url, verify=context, headers=identity, trust_env=False, transport=transport)
 
 
 async def exchange(
@@ -41,20 +61,20 @@ async def exchange(
     query: dict[str, str] | None = None,
     content: bytes | None = None,
     headers: dict[str, str] | None = None,
-    timeout_s: float = READ_S,
+    bounds: Bounds = USUAL,
 ) -> Answer:
     """Send a request and read the answer; raise ``DeadlineExceeded`` or ``Transient`` with a human cause.
 
     ``InvalidInput`` when ``path`` or ``query`` cannot be sent at all.
     """
-    timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+    timeout = httpx.Timeout(bounds.silence_s, connect=CONNECT_S)
     try:
         # httpx bounds each read; a server that sends a byte now and then is bounded here.
-        with trio.fail_after(CONNECT_S + timeout_s):
+        with trio.fail_after(CONNECT_S + bounds.whole_s):
             async with http.stream(
                 method, path, params=query, content=content, headers=headers, timeout=timeout
             ) as response:
-                body = await _body(response)
+                body = await _body(response, bounds.alive if response.is_success else None)
                 return Answer(response.status_code, response.headers.get("Content-Type", ""), body)
     except (trio.TooSlowError, httpx.TimeoutException) as error:
         raise DeadlineExceeded(f"the coordinator did not answer {method} {path} in time") from error
@@ -65,11 +85,13 @@ async def exchange(
         raise Transient(f"the coordinator is not reachable: {_cause(error)}") from error
 
 
-async def _body(response: httpx.Response) -> bytes:
+async def _body(response: httpx.Response, alive: Callable[[], None] | None) -> bytes:
     content = bytearray()
     with trio.CancelScope() as reading:
         async for chunk in response.aiter_raw():
             content += chunk
+            if alive is not None:
+                alive()
             if len(content) > MOST_BYTES:
                 # Ends the next read from within: httpx's generators stay half-read when they are left from outside.
                 reading.cancel()

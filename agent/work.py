@@ -19,6 +19,7 @@ from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
 from agent.issuance import collect_answers, issue
 from agent.keystore import Keystore
+from agent.patience import Patience
 from agent.supervision import supervised
 from core.crash import crash_point
 from core.errors import CertctlError, Gone, NotFound, Permanent, StaleLease, Transient
@@ -26,7 +27,6 @@ from core.identity import sign_report
 from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport
 
 log = structlog.get_logger(__name__)
-POLL_S = 40.0
 
 _NOT_OURS = (StaleLease, NotFound)
 """The job ended, or is somebody else's by now: nothing is left to do or to say. Any other refusal is a failure of the
@@ -53,6 +53,7 @@ class Worker:
         self._deployer = deployer
         self._activity = activity
         self._stopping = stopping
+        self._unheard: dict[str, Backoff] = {}
         self.retired = ""
 
     async def run(self) -> None:
@@ -72,24 +73,32 @@ class Worker:
             log.warning("answers_not_collected", detail=error.detail)
 
     async def _poll(self, in_hand: trio.Nursery) -> None:
-        backoff, trouble = Backoff(), Trouble()
+        backoff, trouble, patience, activity = Backoff(), Trouble(), Patience(), self._activity
+
+        def heard() -> None:
+            patience.heard()
+            activity.note_answer()
+
         while True:
+            held = list(activity.held)
+            wait_s = patience.next_wait_s(connected=activity.connected, busy=bool(held))
             try:
-                # The first answer shall not wait for work, so that the page can say soon how things stand.
-                wait_s = POLL_S if self._activity.connected else 0.0
-                work = await self._client.poll(self._activity.boot, list(self._activity.held), wait_s)
+                work = await self._client.poll(activity.boot, held, wait_s, heard)
             except Gone as error:
                 self._retire(error)
                 return
             except (Transient, Permanent) as error:
-                self._activity.note_trouble(error.detail)
+                patience.failed(error)
+                activity.note_trouble(error.detail)
                 if trouble.is_news(error.detail):
                     log.warning("poll_failed", detail=error.detail)
                 await backoff.pause()
                 continue
+            patience.granted(work)
             backoff.reset()
+            backoff.spread_s = work.spread_s
             trouble.over()
-            self._activity.note_answer()
+            activity.note_answer()
             for item in work.items:
                 self._take(item, in_hand)
 
@@ -106,14 +115,24 @@ class Worker:
         with structlog.contextvars.bound_contextvars(job_id=item.job_id, certificate_id=item.certificate_id):
             crash_point("work.received")
             try:
-                await (self._issue(item) if isinstance(item, IssuanceItem) else self._deploy(item))
+                heard = await (self._issue(item) if isinstance(item, IssuanceItem) else self._deploy(item))
             except Exception:
-                # Nothing was reported, so the job is offered again when its lease has run out.
                 log.exception("job_crashed")
+                heard = False
+            try:
+                await self._hold_back(item, heard=heard)
             finally:
                 self._activity.held.pop(item.job_id, None)
 
-    async def _issue(self, item: IssuanceItem) -> None:
+    async def _hold_back(self, item: Item, *, heard: bool) -> None:
+        """Keep in hand, for longer each time, what the coordinator did not hear the end of: it offers that at once."""
+        if heard:
+            self._unheard.pop(item.job_id, None)
+        else:
+            await self._unheard.setdefault(item.job_id, Backoff()).pause(self._stopping)
+
+    async def _issue(self, item: IssuanceItem) -> bool:
+        """Return whether the coordinator knows how it ended; so do the others below."""
         try:
             state = await issue(item, self._keystore, self._client, self._stopping)
         except Gone as error:
@@ -123,21 +142,23 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the job runner's
             if isinstance(error, Transient) and self._stopping.is_set():
                 log.info("issuance_left", detail=error.detail)
-                return
-            await self._report(item, DeploymentOutcome(outcome="failed", failure=_failure("issuance", error)))
+                return True
+            return await self._report(item, DeploymentOutcome(outcome="failed", failure=_failure("issuance", error)))
         else:
             if state == "issued":
                 self._activity.ended["issued"] += 1
+        return True
 
-    async def _deploy(self, item: DeploymentItem) -> None:
+    async def _deploy(self, item: DeploymentItem) -> bool:
         try:
             key = await trio.to_thread.run_sync(self._keystore.key, item.certificate_id, item.spki_sha256)
             outcome = await self._deployer.deploy(item, key)
         except Exception as error:  # noqa: BLE001 - the job runner's
             outcome = DeploymentOutcome(outcome="failed", failure=_failure("deployment", error))
-        await self._report(item, outcome)
+        heard = await self._report(item, outcome)
         if outcome.failure is None:
             await self._prune(item)
+        return heard
 
     async def _prune(self, item: DeploymentItem) -> None:
         try:
@@ -145,7 +166,7 @@ class Worker:
         except CertctlError as error:
             log.warning("old_keys_left", detail=error.detail)
 
-    async def _report(self, item: Item, outcome: DeploymentOutcome) -> None:
+    async def _report(self, item: Item, outcome: DeploymentOutcome) -> bool:
         """Hand in how a job ended. What cannot be handed in before a stop is found to be done at the next start."""
         self._activity.ended[outcome.outcome] += 1
         tell = log.warning if outcome.failure else log.info
@@ -157,8 +178,12 @@ class Worker:
             await until_answered("report", lambda: self._client.report(item.job_id, signed), stopping=self._stopping)
         except Gone as error:
             self._retire(error)
+            return True
         except CertctlError as error:
             log.warning("report_not_taken", detail=error.detail)
+            return isinstance(error, _NOT_OURS)
+        crash_point("work.reported")
+        return True
 
     def _signed(self, item: Item, outcome: DeploymentOutcome) -> SignedReport:
         report = JobReport(

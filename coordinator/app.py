@@ -15,7 +15,7 @@ from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.profiles import routes as profiles
 from coordinator.targets import routes as targets
-from coordinator.web import openapi, system
+from coordinator.web import later, openapi, system
 from coordinator.web.dispatch import register
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
 
@@ -59,4 +59,5 @@ def _app(ctx: Context, routes: list[Route]) -> Quart:
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False  # a path is what it is; a redirect would lose the body of a POST
     register(app, ctx, routes)
+    later.install(app)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from connectors.issuers.local import LocalIssuer
+from coordinator.agents.polling import Polls
 from coordinator.database.pool import Database
 from coordinator.settings import Settings
 from core.clock import Clock
@@ -25,4 +26,5 @@ class Context:
     sealer: Sealer
     server_root: bytes = b""
     stopping: bool = False
+    polls: Polls = field(default_factory=Polls)
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)

@@ -6,7 +6,9 @@ Sockets are bound before anything else happens, so that a port that is taken sto
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
+import resource
 import signal
 import socket
 import ssl
@@ -23,6 +25,14 @@ from core.errors import Misconfigured
 GRACE_S = 25
 _GOODBYE_S = 0.5
 _BACKLOG = 4096
+_ACCEPTED_AT_ONCE = 16
+"""Connections that are taken in one turn of the loop. A fleet that comes back at once waits in the kernel's queue, and
+those who were taken get their handshakes done; with all of them taken at once every handshake would take too long."""
+_UNACKNOWLEDGED_MS = 40_000
+"""How long sent bytes may stay unacknowledged: less than the pause between two signs of life (``HEARTBEAT_S``), so that
+an agent that is still connected when the next one is sent has got the one before."""
+_TLS_BUFFER_BYTES = 4096
+"""What each TLS connection reads into. The library's own 256 KiB, held for every idle agent, are most of its memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Sockets:
 
 def bind_all(settings: Settings) -> Sockets:
     """Bind every listener; raise ``Misconfigured`` that names the variable of the one that cannot be had."""
+    _allow_connections()
     https = _bind(settings.host, settings.port, "CERTCTL_SERVER_HOST/CERTCTL_SERVER_PORT")
     pki = (
         _bind(settings.pki_host, settings.pki_port, "CERTCTL_PKI_HOST/CERTCTL_PKI_PORT") if settings.pki_port else None
@@ -44,11 +55,20 @@ def bind_all(settings: Settings) -> Sockets:
     return Sockets(https, pki, _bind(*listen, "CERTCTL_METRICS_LISTEN") if listen else None)
 
 
+def _allow_connections() -> None:
+    """Take as many open files as the system grants: each agent holds a connection, and the usual limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _bind(host: str, port: int, variable: str) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         bound.bind(address)
         bound.listen(_BACKLOG)
     except OSError as error:
@@ -67,6 +87,12 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Capture none."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with a long queue in the kernel behind a short one here; the library knows one number for both."""
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish requests in hand, then end; connections without one do not hold the end up."""
@@ -98,6 +124,7 @@ class Server(uvicorn.Server):
 
 def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
     """Return a server for an ASGI application; with ``context`` it speaks TLS."""
+    asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -107,7 +134,7 @@ def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
         ssl_context_factory=(lambda _config, _default: context) if context else None,

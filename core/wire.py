@@ -23,6 +23,11 @@ NONCE_CONTEXT = b"certctl agent nonce v1\0"
 """Prefixes of what an identity key signs, so that no signature of one kind can serve as another."""
 
 
+HEARTBEAT_S = 45.0
+"""How often a coordinator sends a space to an agent that waits for work: less than the minute after which proxies and
+firewalls cut silent connections."""
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What an agent says about its host; shown to operators, trusted for nothing."""
 
@@ -103,9 +108,15 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
 
 
 class Work(msgspec.Struct, frozen=True):
-    """The answer to a poll; empty when nothing came up while it waited."""
+    """The answer to a poll; empty when nothing came up while it waited.
+
+    ``wait_s`` is the longest wait that the next poll may ask for; 0 from a coordinator that does not say. Should the
+    coordinator go away, its agents come back spread over ``spread_s`` seconds.
+    """
 
     items: tuple[IssuanceItem | DeploymentItem, ...] = ()
+    wait_s: float = 0.0
+    spread_s: float = 0.0
 
 
 class CSRSubmission(msgspec.Struct, frozen=True):

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import msgspec
 
+from coordinator.access import service as access
 from coordinator.agents import service, store
+from coordinator.agents.polling import LONGEST_WAIT_S, Asked, Poll
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
@@ -88,7 +90,7 @@ class PollQuery(Strict):
     """Wait up to ``wait`` seconds. ``boot`` names the agent's process, ``held`` the jobs in its hands (comma list)."""
 
     boot: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{8,64}$")]
-    wait: Annotated[float, msgspec.Meta(ge=0, le=55)] = 30
+    wait: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S)] = 30
     held: str = ""
 
 
@@ -135,7 +137,7 @@ async def token(call: Call[TokenRequest, NoQuery]) -> Token:
     return await service.new_session(call.ctx, call.path["agent_id"], call.body)
 
 
-async def work(call: Call[NoBody, PollQuery]) -> Work:
+async def work(call: Call[NoBody, PollQuery]) -> Work | Poll:
     """Return due work, or wait for some."""
     query = call.query
     held = tuple(query.held.split(",")) if query.held else ()
@@ -143,7 +145,8 @@ async def work(call: Call[NoBody, PollQuery]) -> Work:
         raise InvalidInput.of("held", f"is not a comma list of at most {jobs.MOST_HELD} job ids")
     stated = call.headers.get(TIME_HEADER, "")
     time_ms = int(stated) if _MILLISECONDS.fullmatch(stated) else None
-    return await service.poll(call.ctx, call.actor.id, query.boot, held, query.wait, time_ms)
+    session = access.digest_of(call.headers.get("Authorization", ""))
+    return await service.poll(call.ctx, Asked(call.actor.id, session, query.boot, held, query.wait), time_ms)
 
 
 async def submit_csr(call: Call[CSRSubmission, NoQuery]) -> CSRAnswer:

@@ -1,24 +1,23 @@
 """How an agent becomes known, shows who it is, and is given work.
 
 Enrollment stores public keys only, so repeating it after a lost answer is harmless. A signed nonce gives a bearer token
-for an hour; only the token's digest is stored. The poll is the heartbeat.
+for an hour; only the token's digest is stored. The poll, see ``polling``, is the heartbeat.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from coordinator.access import service as access
 from coordinator.agents import store
+from coordinator.agents.polling import Asked, Poll
 from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.jobs import service as jobs
 from coordinator.web.table import Actor
 from core.crash import crash_point
 from core.errors import Conflict, Gone, InvalidInput, NotFound, Unauthenticated
@@ -26,10 +25,8 @@ from core.identity import check_public_key, nonce_message, verify
 from core.ids import new_id
 from core.secret import Secret
 from core.wire import (
-    DeploymentItem,
     Enrolled,
     Enrollment,
-    IssuanceItem,
     Metadata,
     Nonce,
     Token,
@@ -46,8 +43,6 @@ NONCE = timedelta(minutes=1)
 NONCE_BYTES = 32
 MOST_SKEW_MS = 120_000
 _TEXT_LIMIT = 255
-_FULL_HANDS_S = 1.0
-_SHORTEST_WAIT_S = 0.02
 
 
 async def create_token(
@@ -96,6 +91,7 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
         except driver.UniqueViolation as error:
             return await _came_second(tx, identity_key, name, error)
         await _enrolled(tx, Actor(kind="agent", id=agent_id), token, {"name": name, **metadata}, request_id)
+    crash_point("enrollment.committed")
     return Enrolled(agent_id, name)
 
 
@@ -175,6 +171,7 @@ async def new_nonce(ctx: Context, agent_id: str) -> Nonce:
     async with ctx.db.transaction() as tx:
         await _identity(tx, agent_id)
         await store.insert_nonce(tx, access.digest(nonce.hex()), agent_id, NONCE)
+    crash_point("session.nonce_committed")
     return Nonce(nonce)
 
 
@@ -199,6 +196,7 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
     async with ctx.db.transaction() as tx:
         public_key = await _identity(tx, agent_id)
         fresh = await store.take_nonce(tx, access.digest(request.nonce.hex()), agent_id)
+    crash_point("session.nonce_taken")
     # The nonce is used up even when the signature is wrong: nobody gets a second try on it.
     verify(public_key, request.signature, nonce_message(agent_id, request.nonce))
     if not fresh:
@@ -208,37 +206,24 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
     async with ctx.db.transaction() as tx:
         await store.insert_session(tx, access.digest(value.reveal()), agent_id, SESSION)
         await store.set_metadata(tx, agent_id, _metadata(request.metadata))
+    crash_point("session.committed")
     return Token(value.reveal(), int(SESSION.total_seconds()))
 
 
-async def poll(
-    ctx: Context, agent_id: str, boot: str, held: tuple[str, ...], wait_s: float, time_ms: int | None
-) -> Work:
-    """Return this agent's due work; wait for some up to ``wait_s`` when there is none.
-
-    Hands that are full are empty again before the wait would be over, so they are asked about soon.
-    """
-    full = len(held) >= jobs.MOST_HELD
-    deadline = time.monotonic() + (min(wait_s, _FULL_HANDS_S) if full else wait_s)
-    with ctx.db.wakeups.subscribe(jobs.agent_topic(agent_id)) as waiter:
-        async with ctx.db.transaction() as tx:
-            await store.touch(tx, agent_id, time_ms)
-            items, next_s = await _look(ctx, tx, agent_id, boot, held)
-        while not items and not ctx.stopping and (left := deadline - time.monotonic()) > 0:
-            soonest = left if next_s is None or full else min(left, max(next_s, _SHORTEST_WAIT_S))
-            if not await waiter.wait(soonest) and soonest == left:
-                break  # nothing came up; the next poll, which follows at once, looks again
-            async with ctx.db.transaction() as tx:
-                items, next_s = await _look(ctx, tx, agent_id, boot, held)
-    return Work(items)
-
-
-async def _look(
-    ctx: Context, tx: Transaction, agent_id: str, boot: str, held: tuple[str, ...]
-) -> tuple[tuple[IssuanceItem | DeploymentItem, ...], float | None]:
-    """Lease what is due; without any, return the seconds until something will be."""
-    items = await jobs.claim(tx, agent_id, boot, held, ctx.settings.lease)
-    return items, None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
+async def poll(ctx: Context, asked: Asked, time_ms: int | None) -> Work | Poll:
+    """Return this agent's due work; the open poll, which answers later, when there is none and it may wait."""
+    ctx.polls.saw(asked.agent_id, time_ms)
+    opened = Poll(ctx, asked)
+    work: Work | None = None
+    try:
+        work = await opened.begin()
+    except BaseException:
+        opened.close()
+        raise
+    if work is None:
+        return opened
+    opened.close()
+    return work
 
 
 async def purge(ctx: Context) -> None:

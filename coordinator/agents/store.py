@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,17 +123,38 @@ async def set_metadata(conn: Connection, agent_id: str, metadata: Sequence[str])
     )
 
 
-async def touch(conn: Connection, agent_id: str, time_ms: int | None) -> None:
-    """Note a sign of life and the clock's skew, at most every 15 seconds."""
+async def touch(conn: Connection, signs: Sequence[tuple[str, int | None, float]]) -> None:
+    """Store signs of life: agent, what its clock showed or None, and how many seconds ago that was."""
     await conn.execute(
         """
-        UPDATE agents SET last_seen_at = now(),
-          skew_ms = coalesce($2::bigint - (extract(epoch FROM clock_timestamp()) * 1000)::bigint, skew_ms)
-        WHERE id = $1 AND last_seen_at < now() - interval '15 seconds'
+        UPDATE agents SET last_seen_at = now() - signs.age,
+          skew_ms = coalesce(
+            signs.time_ms - (extract(epoch FROM clock_timestamp() - signs.age) * 1000)::bigint, skew_ms)
+        FROM (
+          SELECT id, time_ms, age_s * interval '1 second' AS age
+          FROM unnest($1::text[], $2::bigint[], $3::float8[]) AS signs (id, time_ms, age_s)
+        ) AS signs
+        WHERE agents.id = signs.id AND last_seen_at < now() - signs.age - interval '15 seconds'
         """,
-        agent_id,
-        time_ms,
+        [agent_id for agent_id, _, _ in signs],
+        [time_ms for _, time_ms, _ in signs],
+        [age_s for _, _, age_s in signs],
     )
+
+
+async def without_standing(conn: Connection, sessions: Mapping[str, bytes]) -> list[str]:
+    """Return those of these agents who were retired, or whose session (its digest) has ended."""
+    rows = await conn.fetch(
+        """
+        SELECT asked.agent_id FROM unnest($1::text[], $2::bytea[]) AS asked (agent_id, digest)
+        LEFT JOIN agent_sessions AS sessions ON sessions.digest = asked.digest AND sessions.expires_at > now()
+        LEFT JOIN agents ON agents.id = asked.agent_id
+        WHERE sessions.digest IS NULL OR agents.retired_at IS NOT NULL
+        """,
+        list(sessions),
+        list(sessions.values()),
+    )
+    return [row["agent_id"] for row in rows]
 
 
 async def purge(conn: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
@@ -11,17 +11,23 @@ _REQUESTS = Counter(
 )
 _DURATION = Histogram(
     "certctl_http_request_duration_seconds",
-    "Seconds from request to answer; long polls include their wait.",
+    "Seconds from request to answer, or to the begin of a wait for work.",
     ["method", "route"],
     registry=REGISTRY,
     buckets=_BUCKETS,
 )
+_WAITING = Gauge("certctl_polls_waiting", "Agents whose poll waits for work here.", registry=REGISTRY)
 
 
 def http_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request under its route's pattern, never under the path itself."""
     _REQUESTS.labels(method, route, str(status)).inc()
     _DURATION.labels(method, route).observe(seconds)
+
+
+def polls_waiting(count: int) -> None:
+    """Tell how many agents wait for work."""
+    _WAITING.set(count)
 
 
 def exposition() -> bytes:

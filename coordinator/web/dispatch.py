@@ -18,9 +18,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from coordinator.access import service as access
 from coordinator.metrics import service as metrics
-from coordinator.web import problems
+from coordinator.web import later, problems
 from coordinator.web.reading import read_body, read_query
-from coordinator.web.table import Access, Actor, Call, Raw, Route
+from coordinator.web.table import Access, Actor, Call, Later, Raw, Route
 from core.errors import CertctlError, Forbidden, NotFound, TooLarge
 from core.ids import new_id
 
@@ -75,6 +75,9 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
     except Exception:
         log.exception("request_failed", route=route.path)
         return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
+    if isinstance(result, Later):
+        later.keep(request, result)
+        return _respond(request_id, b"", route.status, later.HEADERS)
     if isinstance(result, Raw):
         return _respond(
             request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}

@@ -5,6 +5,7 @@ Every room exports ``ROUTES``; dispatch, the permission matrix and the OpenAPI d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -103,6 +104,22 @@ class Raw:
     content: bytes
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class Later(ABC):
+    """An answer that comes later; a handler that returns one is done, see ``coordinator.web.later``."""
+
+    @abstractmethod
+    async def answer(self, alive: Callable[[], Awaitable[None]]) -> msgspec.Struct:
+        """Return the answer; call ``alive`` now and then. It must not fail."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Return from ``answer`` soon: nobody waits for it any more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Forget it; called at the end, also when ``answer`` was not."""
 
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Any]]

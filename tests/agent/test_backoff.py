@@ -31,6 +31,19 @@ async def waited(backoff: Backoff, until: trio.Event | None = None) -> float:
     return trio.current_time() - started
 
 
+async def test_a_fleet_comes_back_over_the_time_that_it_was_told(autojump_clock: MockClock) -> None:
+    pauses = []
+    for _ in range(200):
+        backoff = Backoff()
+        backoff.spread_s = 20
+        pauses.append(await waited(backoff))
+    assert min(pauses) < 2
+    assert 18 < max(pauses) <= 20
+    backoff = Backoff()
+    backoff.spread_s = LONGEST_S * 100
+    assert max([await waited(backoff) for _ in range(50)]) <= LONGEST_S * (1 + JITTER)
+
+
 async def test_pauses_double_up_to_a_bound_and_vary(autojump_clock: MockClock) -> None:
     backoff, middle = Backoff(), FIRST_S
     pauses = []

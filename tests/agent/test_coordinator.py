@@ -136,10 +136,12 @@ async def test_a_token_is_renewed_before_its_end(
     client: Coordinator,
     double: Double,
     patient_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
     expires_in_s: int,
     before_s: float,
     after_s: float,
 ) -> None:
+    monkeypatch.setattr("random.uniform", lambda _earliest, latest: latest)
     double.expires_in_s = expires_in_s
     await client.poll("boot1234", [], 0)
     await trio.sleep(before_s)
@@ -148,6 +150,16 @@ async def test_a_token_is_renewed_before_its_end(
     await trio.sleep(after_s)
     await client.poll("boot1234", [], 0)
     assert len(double.of("token")) == 2
+
+
+async def test_a_first_token_is_renewed_at_any_time_and_a_later_one_near_its_end(
+    client: Coordinator, double: Double, patient_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda earliest, _latest: earliest)
+    for tokens, pause_s in ((1, 340), (1, 10), (2, 3100), (2, 40), (3, 0)):
+        await client.poll("boot1234", [], 0)
+        assert len(double.of("token")) == tokens
+        await trio.sleep(pause_s)
 
 
 async def test_an_agent_that_is_not_known_is_told_so(client: Coordinator, double: Double) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import trio
 from agent.coordinator import Coordinator
 from agent.deployment.outcome import DeploymentOutcome
 from agent.identity import Identity
-from agent.work import POLL_S
+from agent.patience import POLL_S
 from core.wire import CSRSubmission, Failure, Step, Work
 from tests.agent.double import Asked, Double, Reply, problem
 from tests.agent.hands import Bench
@@ -114,6 +115,18 @@ async def test_the_first_poll_does_not_wait(working: Bench, double: Double) -> N
     await polls(double, 1)
     assert [asked.query["wait"] for asked in double.of("work")] == ["0", f"{POLL_S:g}"]
     assert working.activity.silent_s() < POLL_S
+
+
+async def test_an_agent_waits_as_long_as_it_is_granted_and_lives_by_the_signs_of_life(
+    bench: Bench, double: Double
+) -> None:
+    granted = msgspec.json.encode(Work((), 600, 20))
+    double.instead["work"] = [Reply(body=granted), Reply(body=b" ", slowly=True)]
+    bench.start()
+    await double.until(lambda: len(double.of("work")) == 2)
+    assert POLL_S <= float(double.of("work")[1].query["wait"]) <= 600
+    bench.activity.note_trouble("not heard yet")
+    await double.until(lambda: bench.activity.connected)
 
 
 async def test_what_is_in_hand_already_is_not_begun_again(working: Bench, double: Double) -> None:
@@ -227,6 +240,42 @@ async def test_a_report_that_cannot_be_made_takes_nothing_down(working: Bench, d
     assert "job_crashed" in {entry["event"] for entry in logged}
 
 
+async def test_a_job_whose_end_was_heard_is_put_down_at_once(
+    working: Bench, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.backoff.FIRST_S", 60)
+    failed = DeploymentOutcome(outcome="failed", failure=Failure("staged", "the disk is full"))
+    working.hands.ends["job-2"] = failed
+    double.offer(working.deployment("job-1"), working.deployment("job-2"), working.issuance("job-3"))
+    await double.until(lambda: len(double.reports) == 2 and double.of("csr") and not working.activity.held)
+    double.instead["result"] = [problem(409, "stale-lease")]
+    double.offer(working.deployment("job-4"))
+    await double.until(lambda: not double.instead["result"] and not working.activity.held)
+
+
+@pytest.mark.parametrize("defect", ["refused", "crashed"])
+async def test_a_job_whose_end_is_not_heard_comes_back_later_and_later(
+    working: Bench, double: Double, monkeypatch: pytest.MonkeyPatch, defect: str
+) -> None:
+    """The coordinator offers at once what an agent does not hold; four rounds take eight first pauses, not none."""
+    monkeypatch.setattr("agent.backoff.JITTER", 0.0)
+    if defect == "refused":
+        double.instead["result"] = [problem(400, "invalid-input") for _ in range(4)]
+    else:
+        working.hands.ends["job-1"] = DeploymentOutcome(outcome="served", steps=(object(),))  # type: ignore[arg-type]
+    item, started = working.deployment("job-1"), trio.current_time()
+    for number in range(1, 5):
+        double.offer(item)
+        await double.until(
+            partial(lambda count: len(working.hands.begun) == count and not working.activity.held, number)
+        )
+    assert trio.current_time() - started >= (1 + 2 + 4 + 8) * 0.01
+    working.hands.ends.pop("job-1", None)
+    double.offer(item)
+    await double.until(lambda: double.reports)
+    assert reported(double) == {"job-1": ("served", "")}
+
+
 async def test_old_keys_that_cannot_be_removed_take_nothing_down(
     working: Bench, double: Double, logged: Entries
 ) -> None:
@@ -247,10 +296,10 @@ async def test_a_crash_of_polling_leaves_alone_what_is_in_hand(
 ) -> None:
     crashes, poll = [ValueError("a defect")], client.poll
 
-    async def stumble(boot: str, held: list[str], wait_s: float) -> Work:
+    async def stumble(boot: str, held: list[str], wait_s: float, alive: Callable[[], None] | None = None) -> Work:
         if held and crashes:
             raise crashes.pop()
-        return await poll(boot, held, wait_s)
+        return await poll(boot, held, wait_s, alive)
 
     monkeypatch.setattr(client, "poll", stumble)
     bench.hands.block("job-1")

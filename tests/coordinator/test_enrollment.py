@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.agents import watch
 from core.wire import TIME_HEADER
 from tests.coordinator.world import FakeAgent, World, done, dump, open_world, problem, variables
 
@@ -136,6 +137,7 @@ async def test_the_poll_is_the_heartbeat_and_tells_the_clocks_skew(world: World,
             }
             query = {"boot": agent.boot, "wait": "0"}
             done(await world.http.get(f"/api/v1/agents/{agent.id}/work", params=query, headers=headers))
+            await watch.store_signs(world.ctx)
             shown = await world.get(f"/api/v1/agents/{agent.id}")
             assert shown["online"] is True
             assert shown["skew_ms"] == 7 if moment is None else 38_000 < shown["skew_ms"] < 46_000
@@ -145,7 +147,7 @@ async def test_a_malformed_poll_is_told_what_is_wrong(world: World, subtests: py
     agent = await world.agent()
     wrong = {
         "boot": {"boot": "A", "wait": 0},
-        "wait": {"boot": agent.boot, "wait": 56},
+        "wait": {"boot": agent.boot, "wait": 601},
         "held": {"boot": agent.boot, "wait": 0, "held": "job-1,,job-2"},
     }
     for field, query in wrong.items():
