@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +14,13 @@ import structlog
 
 from coordinator import scheduler, serving
 from coordinator.access import service as access
+from coordinator.agents import watch
 from coordinator.app import create_app, create_pki_app
 from coordinator.context import Context
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.migrations import migrate
 from coordinator.database.pool import Database
+from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
 from coordinator.profiles import service as profiles
 from coordinator.server_tls import service as server_tls
@@ -50,7 +53,11 @@ async def serve(settings: Settings) -> None:
             ctx.stopping = True
             ctx.db.wakeups.wake_everybody()
 
-        tasks = [asyncio.create_task(scheduler.run(ctx)), asyncio.create_task(_watch_certificate(tls))]
+        tasks = [
+            asyncio.create_task(scheduler.run(ctx)),
+            asyncio.create_task(_watch_certificate(tls)),
+            asyncio.create_task(watch.run(ctx)),
+        ]
         log.info("serving", url=settings.url, pki_url=settings.pki_url or "off", data_dir=str(settings.data_dir))
         try:
             await serving.serve_until_stopped(servers, on_stop=stop, on_reload=tls.reload)
@@ -120,6 +127,7 @@ async def first_rows(ctx: Context) -> None:
         if await access.make_first_key(tx, key_path, ctx.clock.now()):
             log.info("admin_key_made", path=str(key_path))
         crash_point("start.first_rows")
+    crash_point("start.rows_committed")
 
 
 async def _check_clock(ctx: Context, database_now: object) -> None:
@@ -135,9 +143,9 @@ def make_data_dir(path: Path) -> None:
     """Make the data folder, 0700; raise ``Misconfigured`` when it cannot be written to."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        # A file without a name, where the system has such: a crash leaves nothing behind.
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         message = f"CERTCTL_DATA_DIR: {path} cannot be written to ({error.strerror}); give a folder of this user's own"
         raise Misconfigured(message) from error
@@ -152,14 +160,11 @@ def open_sealer(settings: Settings) -> Sealer:
 
 def _own_key(path: Path) -> Secret[bytes]:
     try:
-        if not path.exists():
-            staged = path.with_name(f".{path.name}.{os.getpid()}")
-            staged.touch(mode=0o600)
-            staged.write_bytes(os.urandom(48).hex().encode())
-            with contextlib.suppress(FileExistsError):
-                os.link(staged, path)
-            staged.unlink()
-            crash_point("start.encryption_key")
+        with alone_in(path.parent):
+            if not path.exists():
+                # On the disk before anything is sealed with it: without it, what is sealed is lost.
+                write_durably(path, os.urandom(48).hex().encode())
+                crash_point("start.encryption_key")
         return Secret(path.read_bytes().strip())
     except OSError as error:
         raise Misconfigured(f"CERTCTL_DATA_DIR: {path} cannot be used ({error.strerror})") from error

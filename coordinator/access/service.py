@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from coordinator.access import store
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection
+from coordinator.files import alone_in, write_durably
 from coordinator.settings import NamedKey
 from coordinator.web.table import Actor
+from core.crash import crash_point
 from core.errors import Gone, Unauthenticated
 from core.ids import new_id
 from core.secret import Secret
@@ -38,6 +40,11 @@ def digest(credential: str) -> bytes:
 def new_credential(prefix: str) -> Secret[str]:
     """Return a fresh value with 256 random bits; the prefix lets secret scanners recognise it."""
     return Secret(prefix + secrets.token_urlsafe(32))
+
+
+def digest_of(authorization: str) -> bytes:
+    """Return what is stored of the credential in an ``Authorization`` header."""
+    return digest(authorization.partition(" ")[2].strip())
 
 
 async def identify(ctx: Context, authorization: str) -> Actor:
@@ -111,11 +118,7 @@ async def make_first_key(conn: Connection, path: Path, now: datetime) -> bool:
     if await store.any_key(conn):
         return False
     _, value = await create_key(conn, SYSTEM, "admin", "admin", None, now)
-    _write_private(path, value)
+    with alone_in(path.parent):
+        write_durably(path, value.reveal().encode() + b"\n")
+    crash_point("start.admin_key")
     return True
-
-
-def _write_private(path: Path, value: Secret[str]) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(value.reveal() + "\n")

@@ -72,6 +72,7 @@ async def create(ctx: Context, actor: Actor, wish: Wish, request_id: str) -> tup
         raise _taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
         raise _unknown_reference(error, wish) from error
+    crash_point("certificate.creation_committed")
     return certificate_id, job_ids
 
 
@@ -141,6 +142,7 @@ async def renew(ctx: Context, actor: Actor, certificate_id: str, request_id: str
             tx, actor, "certificate.renewal_requested", "certificate", certificate_id, details, request_id
         )
         crash_point("certificate.renewal_requested")
+    crash_point("certificate.renewal_committed")
     return job_ids
 
 

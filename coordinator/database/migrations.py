@@ -155,7 +155,7 @@ async def _apply(connection: RawConnection, migration: Migration) -> None:
             await connection.execute(migration.sql)
             insert = "INSERT INTO schema_migrations (version, name, sha256) VALUES ($1, $2, $3)"
             await connection.execute(insert, migration.version, migration.name, migration.sha256)
-            crash_point("migration_before_commit")
+            crash_point("migration.applied")
     except driver.NotPermitted as error:
         raise Misconfigured(
             f"migration {migration} is not permitted ({error}): run 'certctl-coordinator migrate' with a "
@@ -165,4 +165,5 @@ async def _apply(connection: RawConnection, migration: Migration) -> None:
         raise Transient(f"the database went away during migration {migration}; nothing of it was applied") from error
     except (driver.Error, driver.InterfaceError) as error:
         raise Misconfigured(f"migration {migration} failed, nothing of it was applied: {error}") from error
+    crash_point("migration.committed")
     log.info("migration_applied", migration=str(migration))

@@ -69,6 +69,7 @@ async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmiss
         facts, _ = read_csr(submission.csr)
         if request is None:
             await _accept(ctx, tx, actor, job, submission, facts, request_id)
+            crash_point("issuance.accepted")
         elif request["spki_sha256"] != facts.spki_sha256:
             detail = f"job {job_id} was answered with another key already; use the key that was submitted first"
             raise Conflict(detail)
@@ -170,6 +171,7 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             await audit.record(
                 tx, actor, "certificate.issued", "certificate", job["certificate_id"], details, request_id
             )
+            crash_point("issuance.recorded")
         else:
             version_id = request["version_id"]
         chain = await store.chain_of(tx, version_id)
@@ -199,6 +201,16 @@ async def _sign(ctx: Context, tx: Transaction, request: Row) -> _Signed:
     started = time.perf_counter()
     der = await asyncio.to_thread(authority.sign, order)
     ms = (time.perf_counter() - started) * 1000
+    # The record of signatures that does not rest on the database: also of one whose transaction is lost after this.
+    log.info(
+        "certificate_signed",
+        serial=request["serial"],
+        fingerprint=fingerprint(der),
+        issuer_id=issuer_id,
+        issuer_ski=ski,
+        request_id=request["id"],
+        job_id=request["job_id"],
+    )
     return _Signed(der, authority, certificate["renewal_policy_id"], ms)
 
 

@@ -90,6 +90,7 @@ async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:
         sealed = ctx.sealer.sealed_anew(row["sealed_key"], _place(row["issuer_id"], row["ski"]))
         if sealed is not None:
             await store.save_sealed_key(tx, row["issuer_id"], row["ski"], sealed)
+            crash_point("start.issuer_key_resealed")
 
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:

@@ -8,7 +8,6 @@ when they change; a pair that cannot be used leaves the one in use.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import ssl
 import tempfile
@@ -23,9 +22,11 @@ import structlog
 from connectors.issuers.base import Order
 from connectors.issuers.local import LocalIssuer, make_root, usage_oids
 from coordinator.database.connection import Transaction
+from coordinator.files import alone_in, write_durably
 from coordinator.server_tls import store
 from core import certificates, keys
 from core.certificates import chain_to_pem, new_serial
+from core.crash import crash_point
 from core.errors import Misconfigured
 from core.keys import KeyAlgorithm
 from core.names import Name, NameKind, parse_name
@@ -53,6 +54,7 @@ class ServerTLS:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = _FLOORS[self.ctx.settings.tls_floor]
         self.context.set_alpn_protocols(["http/1.1"])
+        self.context.num_tickets = 0  # agents keep their connections and resume none
 
     @property
     def root_pem(self) -> bytes:
@@ -134,9 +136,9 @@ async def prepare(ctx: Context) -> ServerTLS:
     server.load()
     folder = ctx.settings.data_dir / "tls"
     folder.mkdir(mode=0o700, exist_ok=True)
-    staged = folder / f".ca.crt.{os.getpid()}"
-    staged.write_bytes(server.root_pem)
-    staged.replace(folder / "ca.crt")
+    with alone_in(folder):
+        write_durably(folder / "ca.crt", server.root_pem, mode=0o644)
+    crash_point("start.root_exported")
     return server
 
 
@@ -145,6 +147,7 @@ async def _authority(ctx: Context) -> LocalIssuer:
         if await store.get(tx) is None:
             made = make_root("certctl coordinator", ctx.clock.now())
             await store.insert(tx, made.chain[0], ctx.sealer.seal(keys.to_pem(made.key), _PLACE))
+            crash_point("start.server_authority")
         row = await store.get(tx)
     assert row is not None  # noqa: S101 - inserted above if it was not there
     return LocalIssuer(keys.from_pem(ctx.sealer.open(row["sealed_key"], _PLACE)), (row["der"],))
@@ -156,6 +159,7 @@ async def seal_key_anew(ctx: Context, tx: Transaction) -> None:
     sealed = row and ctx.sealer.sealed_anew(row["sealed_key"], _PLACE)
     if sealed:
         await store.save_sealed_key(tx, sealed)
+        crash_point("start.server_key_resealed")
 
 
 def server_names(url: str, host: str) -> tuple[Name, ...]:

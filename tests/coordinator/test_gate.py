@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -148,6 +149,25 @@ async def test_the_same_csr_again_gets_the_same_answer(world: World, job: tuple[
     assert answers[0] == answers[1] == answers[2]
     assert await versions(world) == 1
     problem(await agent.submit(item, csr_for(item)), 409)
+
+
+async def test_each_signature_is_told_once_and_names_what_was_stored(
+    world: World, job: tuple[FakeAgent, wire.IssuanceItem]
+) -> None:
+    agent, item = job
+    csr = csr_for(item)
+    with structlog.testing.capture_logs() as entries:
+        for _ in range(2):
+            done(await agent.submit(item, csr))
+    told = [entry for entry in entries if entry["event"] == "certificate_signed"]
+    stored = await world.rows(
+        """
+        SELECT requests.id AS request_id, job_id, versions.serial, fingerprint, versions.issuer_id, versions.issuer_ski
+        FROM issuance_requests AS requests JOIN certificate_versions AS versions ON versions.id = requests.version_id
+        """
+    )
+    assert told == [{"event": "certificate_signed", "log_level": "info", **dict(row)} for row in stored]
+    assert len(told) == 1
 
 
 async def test_submissions_at_the_same_time_make_one_version(

@@ -85,7 +85,7 @@ async def test_a_crash_before_the_commit_leaves_nothing_behind(empty_database_ur
     code += "asyncio.run(migrate(sys.argv[1], pathlib.Path(sys.argv[2])))"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, empty_database_url, str(folder)),
-        env={**os.environ, "CERTCTL_CRASH_POINT": "migration_before_commit:2"},
+        env={**os.environ, "CERTCTL_CRASH_POINT": "migration.applied:2"},
     )
     assert await process.wait() == -signal.SIGKILL
     assert await value_of(empty_database_url, VERSIONS) == "1 first"
