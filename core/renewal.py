@@ -13,6 +13,8 @@ _REMAINING_SHARE = 3
 _MAX_BACKDATING = timedelta(minutes=5)
 _FIRST_RETRY = timedelta(seconds=2)
 _LAST_RETRY = timedelta(hours=1)
+LAST_DEPLOYMENT_RETRY = timedelta(minutes=15)
+"""Hosts are mended by people, who wait for the certificate then; an authority may count what it had to refuse."""
 _SHORTEST_CAP = timedelta(seconds=5)
 _MOST_DOUBLINGS = 20
 
@@ -36,11 +38,11 @@ def renew_at(
     return not_after - lifetime / _REMAINING_SHARE
 
 
-def retry_delay(failures: int, lifetime: timedelta | None = None) -> timedelta:
-    """Return the wait before the next attempt: 2 s doubled per failure in a row, up to an hour, ±20 % jitter.
+def retry_delay(failures: int, lifetime: timedelta | None = None, longest: timedelta = _LAST_RETRY) -> timedelta:
+    """Return the wait before the next attempt: 2 s doubled per failure in a row, up to ``longest``, ±20 % jitter.
 
     For a short-lived certificate the wait never grows past a twentieth of its ``lifetime`` (at least 5 s).
     """
-    cap = _LAST_RETRY if lifetime is None else max(_SHORTEST_CAP, min(_LAST_RETRY, lifetime / 20))
+    cap = longest if lifetime is None else max(_SHORTEST_CAP, min(longest, lifetime / 20))
     delay = min(cap, _FIRST_RETRY * (1 << min(max(failures - 1, 0), _MOST_DOUBLINGS)))
     return delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing

@@ -26,7 +26,7 @@ from core.crash import crash_point
 from core.decoding import wrong_field
 from core.errors import InvalidInput, Refused
 from core.identity import verify
-from core.renewal import retry_delay
+from core.renewal import LAST_DEPLOYMENT_RETRY, retry_delay
 from core.states import JobKind
 from core.wire import REPORT_CONTEXT, Failure, JobReport, SignedReport
 
@@ -73,10 +73,13 @@ async def request_issuance(conn: Transaction, certificate_id: str, trigger: str)
 async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
     """Make a new version what its holder's targets want, and queue their deployments."""
     # Jobs before bindings, as in a report: locks in two orders would meet in a deadlock.
-    await jobs.cancel_deployments(conn, version.certificate_id, version.agent_id)
+    await jobs.cancel_older_deployments(conn, version.certificate_id, version.agent_id, version.id)
     bindings = await store.set_version(conn, version.certificate_id, version.agent_id, version.id, version.renew_at)
     for binding in bindings:
-        await jobs.queue_deployment(conn, binding, "issued", version.run_id)
+        if not await jobs.queue_deployment(conn, binding, "issued", version.run_id):
+            # A retry of an older version, queued while this waited for the binding that is locked now.
+            await jobs.cancel_older_deployments(conn, version.certificate_id, version.agent_id, version.id)
+            await jobs.queue_deployment(conn, binding, "issued", version.run_id)
     conn.wake(RENEWALS_TOPIC)
 
 
@@ -102,6 +105,7 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
         action = f"{job['kind']}.{'failed' if report.failure else 'served'}"
         await audit.record(conn, actor, action, "certificate", job["certificate_id"], details, request_id)
         crash_point("report.stored")
+    crash_point("report.committed")
     return "Failed" if report.failure else "Completed"
 
 
@@ -147,7 +151,8 @@ async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
         return
     binding = await store.binding_failed(conn, job["certificate_id"], job["target_id"], failure.cause)
     if binding is not None:
-        delay = retry_delay(binding["failures"], timedelta(seconds=binding["lifetime_s"]))
+        lifetime = timedelta(seconds=binding["lifetime_s"])
+        delay = retry_delay(binding["failures"], lifetime, LAST_DEPLOYMENT_RETRY)
         await jobs.queue_deployment(conn, binding, "retry", job["run_id"], attempt=attempt, delay=delay)
 
 
@@ -162,7 +167,7 @@ async def renew_due(ctx: Context) -> int:
             queued += 1
             details = {"agent_id": holder["agent_id"], "job_id": job_id}
             await audit.record(conn, SYSTEM, "certificate.due", "certificate", holder["certificate_id"], details)
-        crash_point("renewal.queued")
+            crash_point("renewal.queued")
     return queued
 
 
@@ -183,13 +188,15 @@ async def reconcile(ctx: Context) -> int:
             await _try_again(conn, job, failure)
             details = {"job_id": job["id"], "cause": failure.cause}
             await audit.record(conn, SYSTEM, "deployment.failed", "certificate", job["certificate_id"], details)
+            crash_point("lease.expired")
         unissued = await store.unissued_holders(conn, _BATCH)
         for holder in unissued:
             await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "reconciled")
+            crash_point("reconcile.issuance_queued")
         unserved = await store.unserved_bindings(conn, _BATCH)
         for binding in unserved:
             await jobs.queue_deployment(conn, binding, "reconciled", await jobs.new_run(conn, binding))
-        crash_point("reconcile.queued")
+            crash_point("reconcile.deployment_queued")
     return len(silent) + len(unissued) + len(unserved)
 
 

@@ -26,6 +26,7 @@ MOST_ITEMS_A_POLL = 64
 MOST_HELD = 256
 """Jobs in the hands of one agent process at a time; the rest stays in the queue."""
 NOW = timedelta()
+NOT_LEASED = 0
 
 
 def agent_topic(agent_id: str) -> str:
@@ -101,15 +102,22 @@ async def claim(
     """Lease what this agent's process should do next and does not hold yet, as much as its hands can take."""
     if held:
         await store.extend_leases(conn, agent_id, boot, held, lease)
+        crash_point("lease.extended")
     rows = await store.claim(conn, agent_id, boot, held, lease, min(MOST_ITEMS_A_POLL, MOST_HELD - len(held)))
     conn.wake(*{run_topic(row["run_id"]) for row in rows})
-    crash_point("lease.claimed")
+    if rows:
+        crash_point("lease.claimed")
     return tuple(_item(row) for row in rows)
 
 
-async def seconds_to_next(conn: Transaction, agent_id: str, boot: str, held: Sequence[str]) -> float | None:
+async def seconds_to_next(conn: Connection, agent_id: str, boot: str, held: Sequence[str]) -> float | None:
     """Return the seconds until this agent's next job may start, or None when there is none but what it holds."""
     return await store.seconds_to_next(conn, agent_id, boot, held)
+
+
+async def agents_with_unclaimed_work(conn: Connection) -> list[str]:
+    """Return the agents for whom work lies ready that nobody has a lease on."""
+    return await store.agents_with_unclaimed_work(conn)
 
 
 def _item(row: Row) -> IssuanceItem | DeploymentItem:
@@ -150,9 +158,9 @@ def check_unfinished(job: Row) -> None:
 
 
 def check_lease(job: Row, epoch: int) -> None:
-    """Raise ``StaleLease`` when the job ended or was leased anew since the caller got it."""
+    """Raise ``StaleLease`` when the job ended, was leased anew since the caller got it, or was never leased."""
     check_unfinished(job)
-    if job["lease_epoch"] != epoch:
+    if job["lease_epoch"] != epoch or epoch == NOT_LEASED:
         found = f"lease epoch {epoch} of job {job['id']} is not the newest ({job['lease_epoch']})"
         raise StaleLease(f"{found}; drop this work and poll again")
 
@@ -182,10 +190,13 @@ async def keep_report(conn: Transaction, job: Row, report: JobReport, signed: Si
     await store.set_report(conn, job["id"], report.undo, report.served_fingerprint, msgspec.to_builtins(signed))
 
 
-async def cancel_deployments(conn: Transaction, certificate_id: str, agent_id: str) -> None:
+async def cancel_older_deployments(
+    conn: Transaction, certificate_id: str, agent_id: str, newest_version_id: str
+) -> None:
     """Cancel the live deployments that a newer version made pointless."""
-    for job in await store.live_deployments(conn, certificate_id, agent_id):
+    for job in await store.live_deployments(conn, certificate_id, agent_id, newest_version_id):
         await move(conn, job, JobState.CANCELLED, [Step("superseded", 0.0)])
+        crash_point("lease.superseded")
 
 
 async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, Row]:

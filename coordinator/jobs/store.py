@@ -106,7 +106,7 @@ async def seconds_to_next(conn: Connection, agent_id: str, boot: str, held: Sequ
     """
     wait = await conn.fetchval(
         """
-        SELECT extract(epoch FROM greatest(min(not_before) - now(), interval '0'))::float8 FROM jobs
+        SELECT extract(epoch FROM min(not_before) - now())::float8 FROM jobs
         WHERE agent_id = $1 AND state IN ('AwaitingCSR', 'Pending', 'Running')
           AND NOT (lease_owner = $2 AND id = ANY($3))
         """,
@@ -114,7 +114,19 @@ async def seconds_to_next(conn: Connection, agent_id: str, boot: str, held: Sequ
         boot,
         held,
     )
-    return None if wait is None else float(wait)
+    return None if wait is None else max(0.0, float(wait))
+
+
+async def agents_with_unclaimed_work(conn: Connection) -> list[str]:
+    """Return the agents for whom jobs are due that have no lease, or one that ran out."""
+    rows = await conn.fetch(
+        """
+        SELECT DISTINCT agent_id FROM jobs
+        WHERE state IN ('AwaitingCSR', 'Pending') AND not_before <= now()
+          AND (lease_until IS NULL OR lease_until < now())
+        """
+    )
+    return [row["agent_id"] for row in rows]
 
 
 async def get(conn: Connection, job_id: str, *, lock: bool = False) -> Row | None:
@@ -127,6 +139,7 @@ async def set_state(conn: Connection, job_id: str, state: str, *, final: bool, s
     await conn.execute(
         """
         UPDATE jobs SET state = $2, finished_at = CASE WHEN $3 THEN now() ELSE finished_at END,
+          lease_until = CASE WHEN $3 THEN NULL ELSE lease_until END,
           timeline = timeline || (
             SELECT coalesce(jsonb_agg(step || jsonb_build_object('at', clock_timestamp()) ORDER BY place), '[]')
             FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS steps(step, place))
@@ -172,16 +185,18 @@ async def start_now(conn: Connection, job_ids: Sequence[str]) -> None:
     await conn.execute("UPDATE jobs SET not_before = now() WHERE id = ANY($1)", job_ids)
 
 
-async def live_deployments(conn: Connection, certificate_id: str, agent_id: str) -> list[Row]:
-    """Return the live deployment jobs of a certificate on one agent, locked."""
+async def live_deployments(conn: Connection, certificate_id: str, agent_id: str, except_version_id: str) -> list[Row]:
+    """Return the live deployment jobs of a certificate on one agent, but those of one version; locked."""
     return await conn.fetch(
         f"""
         SELECT {COLUMNS} FROM jobs
         WHERE certificate_id = $1 AND agent_id = $2 AND kind = 'deployment' AND state IN ('Pending', 'Running')
+          AND version_id <> $3
         FOR UPDATE
         """,
         certificate_id,
         agent_id,
+        except_version_id,
     )
 
 

@@ -50,6 +50,15 @@ async def test_a_certificate_goes_all_the_way(world: World) -> None:
     assert await agent.poll() == []
 
 
+async def test_a_job_that_ended_is_leased_to_nobody(world: World) -> None:
+    agent = await world.agent()
+    item = await deployment(world, agent)
+    leased = "SELECT array_agg(kind) FROM jobs WHERE lease_until IS NOT NULL"
+    assert await world.value(leased) == ["deployment"]
+    await agent.fail(item)
+    assert await world.value(leased) is None
+
+
 async def test_what_is_held_is_not_delivered_again_and_a_lost_answer_is(world: World) -> None:
     agent = await world.agent()
     item = await deployment(world, agent)

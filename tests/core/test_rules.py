@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.clock import ManualClock, SystemClock, seconds_until
 from core.errors import Conflict, InvalidInput
 from core.ids import check_chosen, new_id, uuid7
-from core.renewal import backdating, renew_at, retry_delay
+from core.renewal import LAST_DEPLOYMENT_RETRY, backdating, renew_at, retry_delay
 from core.states import FINAL, FIRST, LIVE, JobKind, JobState, check_transition, may_follow
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -138,6 +138,11 @@ def test_retries_wait_longer_and_longer_up_to_an_hour(failures: int) -> None:
 )
 def test_retries_of_a_short_lived_certificate_never_wait_past_its_time(lifetime: timedelta, cap_s: float) -> None:
     assert 0.8 * cap_s <= retry_delay(50, lifetime).total_seconds() <= 1.2 * cap_s
+
+
+def test_a_deployment_waits_a_quarter_of_an_hour_at_most() -> None:
+    for lifetime, cap_s in ((timedelta(minutes=1), 5), (timedelta(days=90), 900)):
+        assert 0.8 * cap_s <= retry_delay(50, lifetime, LAST_DEPLOYMENT_RETRY).total_seconds() <= 1.2 * cap_s
 
 
 def test_a_manual_clock_stands_still_and_tells_when_it_moves() -> None:
