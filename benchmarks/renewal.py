@@ -2,6 +2,9 @@
 
 100 renewals, one after another, over 4 nginx servers with an agent each. The end is seen from outside, by handshakes
 every few milliseconds; the parts come from the run's own timeline, so they do not add up to the whole.
+
+Then 200 certificates of one nginx are renewed at once; the time runs from the first request to the moment when a
+client has seen every one of them.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.fleet import API, Agent, Coordinator
-from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end
+from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end, wait_until
 from benchmarks.lab.results import save, summary, table
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import look, wait_for_change
 
 SERVERS, RENEWALS = 4, 100
-GOAL_P50_S, GOAL_P95_S = 0.5, 1.0
+TOGETHER = 200
+GOAL_P50_S, GOAL_P95_S, GOAL_TOGETHER_S = 0.5, 1.0, 10.0
 Hosts = list[tuple[Nginx, str, str]]
 """Server, name, certificate id."""
 
@@ -31,22 +35,24 @@ def main() -> int:
     """Measure; exit code 1 when a renewal was not seen."""
     parser = argparse.ArgumentParser(prog="make bench-renewal", description=__doc__)
     parser.add_argument("--renewals", type=int, default=RENEWALS)
-    count = parser.parse_args().renewals
+    parser.add_argument("--together", type=int, default=TOGETHER)
+    options = parser.parse_args()
     folder, processes = Path(tempfile.mkdtemp(prefix="certctl-bench-")), list[Process]()
     try:
         with stopped_at_the_end(processes):
-            api, hosts = _fleet(folder, processes)
-            samples = [_renew(api, *hosts[number % len(hosts)]) for number in range(count)]
+            coordinator = Coordinator(folder / "coordinator")
+            processes.append(coordinator.process)
+            api = coordinator.start().api()
+            hosts = _fleet(folder, processes, coordinator, api)
+            samples = [_renew(api, *hosts[number % len(hosts)]) for number in range(options.renewals)]
+            _tell(samples)
+            _tell_together(*_together(folder, processes, coordinator, api, options.together))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _tell(samples)
     return 0
 
 
-def _fleet(folder: Path, processes: list[Process]) -> tuple[API, Hosts]:
-    coordinator = Coordinator(folder / "coordinator")
-    processes.append(coordinator.process)
-    api = coordinator.start().api()
+def _fleet(folder: Path, processes: list[Process], coordinator: Coordinator, api: API) -> Hosts:
     hosts: Hosts = []
     for number, port in enumerate(free_ports(SERVERS), 1):
         name = f"host-{number}"
@@ -56,7 +62,7 @@ def _fleet(folder: Path, processes: list[Process]) -> tuple[API, Hosts]:
         server.start()
         agent.start()
         hosts.append((server, f"{name}.example.test", _first(api, server, agent.agent_id, f"{name}.example.test")))
-    return api, hosts
+    return hosts
 
 
 def _first(api: API, server: Nginx, agent_id: str, name: str) -> str:
@@ -81,6 +87,50 @@ def _renew(api: API, server: Nginx, name: str, certificate_id: str) -> dict[str,
         message = f"{name} was renewed, but its run is {run['state']}"
         raise RuntimeError(message)
     return {"request to served": (seen - asked) * 1000, **_parts(run)}
+
+
+def _together(
+    folder: Path, processes: list[Process], coordinator: Coordinator, api: API, count: int
+) -> tuple[int, float, int]:
+    """Renew all certificates of one nginx at once; return how many, the seconds, and the reloads that it took."""
+    names = [f"site-{number}.example.test" for number in range(count)]
+    server = Nginx("many", folder / "many", free_ports(1)[0], names)
+    agent = Agent("many", folder / "agent-many", coordinator, server.policy())
+    processes += [server.process, agent.process]
+    server.start()
+    agent.start()
+    certificates = []
+    for name in names:
+        target = {"name": name, "type": "nginx", "agent_id": agent.agent_id, "config": server.target_config(name)}
+        target_id = api.post("/api/v1/targets", target)["id"]
+        created = api.post("/api/v1/certificates", {"common_name": name, "target_ids": [target_id]})
+        certificates.append(created["certificate"]["id"])
+    for certificate_id in certificates:
+        wait_until("the first ones are served", lambda: _is_served(api, certificate_id), 120)  # noqa: B023
+    old = {name: seen.fingerprint for name in names if (seen := look(server.port, name))}
+    before, asked = _reloads(server), time.monotonic()
+    for certificate_id in certificates:
+        api.post(f"/api/v1/certificates/{certificate_id}/renew")
+    for name in names:
+        wait_for_change(server.port, name, old[name], deadline_s=120)
+    return count, time.monotonic() - asked, _reloads(server) - before
+
+
+def _is_served(api: API, certificate_id: str) -> bool:
+    return bool(api.get(f"/api/v1/certificates/{certificate_id}")["status"]["service"] == "served")
+
+
+def _reloads(server: Nginx) -> int:
+    """Count nginx's reloads by its own log."""
+    return (server.folder / "error.log").read_text().count(", reconfiguring")
+
+
+def _tell_together(count: int, seconds: float, reloads: int) -> None:
+    met = seconds <= GOAL_TOGETHER_S
+    path = save("renewal_together", {"certificates": count, "seconds": seconds, "reloads": reloads, "goal_met": met})
+    goal = f"goal {GOAL_TOGETHER_S:g} s: {'met' if met else 'NOT met'}"
+    sys.stdout.write(f"\n{count} certificates of one nginx renewed at once: all served after {seconds:.1f} s, ")
+    sys.stdout.write(f"{reloads} reloads; {goal}\nwritten to {path}\n")
 
 
 def _parts(run: dict[str, Any]) -> dict[str, float]:

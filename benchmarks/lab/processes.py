@@ -25,14 +25,14 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_until(what: str, done: Callable[[], bool], deadline_s: float = 30.0) -> None:
+def wait_until(what: str, done: Callable[[], bool], deadline_s: float = 30.0, pause_s: float = 0.01) -> None:
     """Look every few milliseconds until ``done``; raise ``TimeoutError`` that says what did not happen."""
     deadline = time.monotonic() + deadline_s
     while not done():
         if time.monotonic() > deadline:
             message = f"{what}: not within {deadline_s:.0f} s"
             raise TimeoutError(message)
-        time.sleep(0.01)
+        time.sleep(pause_s)
 
 
 class Process:

@@ -134,7 +134,7 @@ class Nginx(Server):
         )
         user = "user root;\n" if os.geteuid() == 0 else ""
         self.config.write_text(
-            f'{user}worker_processes 1;\npid "{self.folder}/nginx.pid";\nerror_log "{self.folder}/error.log" warn;\n'
+            f'{user}worker_processes 2;\npid "{self.folder}/nginx.pid";\nerror_log "{self.folder}/error.log" notice;\n'
             f"events {{ worker_connections 512; }}\nhttp {{\n  access_log off;\n{temp}{sites}}}\n"
         )
 

@@ -1,0 +1,1 @@
+"""The measuring instruments: what they say has to be right."""
