@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
 from benchmarks.lab.fleet import Agent, Coordinator
+from benchmarks.lab.postgres import packaged_program
 from benchmarks.lab.servers import toml_string
 from core.keys import KeyAlgorithm
 from tests.journeys.listener import listening
 from tests.journeys.needles import AnyKey, Haystack, Needle, documents, inner_base64, needles_of
-from tests.journeys.own_postgres import packaged_program
 from tests.journeys.stage import Journey, Stage, recording_nginx
 from tests.journeys.wiretap import Wiretap
 

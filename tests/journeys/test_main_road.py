@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from benchmarks.lab.fleet import Agent
+from benchmarks.lab.postgres import PASSWORD, OwnPostgres
 from benchmarks.lab.processes import free_ports, wait_until
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import Seen
 from core.keys import KeyAlgorithm
-from tests.journeys.own_postgres import PASSWORD, OwnPostgres
 from tests.journeys.stage import Journey, Stage, fetch, openssl_verify, pair_is_consistent
 
 pytestmark = pytest.mark.timeout(180)

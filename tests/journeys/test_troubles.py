@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab.fleet import Agent, APIError, Coordinator
+from benchmarks.lab.postgres import PASSWORD, OwnPostgres
 from benchmarks.lab.processes import free_ports, wait_until
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import Seen, look
-from tests.journeys.own_postgres import PASSWORD, OwnPostgres
 from tests.journeys.stage import Journey, Stage, pair_is_consistent, still
 
 pytestmark = pytest.mark.timeout(180)
@@ -210,7 +210,7 @@ def test_an_agent_killed_in_the_middle_of_its_work(road: Road) -> None:
         road.agent.process.set_variable("CERTCTL_CRASH_POINT", point)
         road.agent.start()
         road.renew()
-        assert road.agent.process.wait(30) == KILLED, point
+        assert road.agent.process.wait(60) == KILLED, point
         assert look(road.server.port, SITE) is not None
         road.agent.process.set_variable("CERTCTL_CRASH_POINT", None)
         road.agent.start()

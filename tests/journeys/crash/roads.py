@@ -1,0 +1,185 @@
+"""How a cell comes about: what is asked for while which program is armed.
+
+Most points lie on the way of any request. A staging brings about what the others need: a start in the middle of the
+work, a silent agent, a second request, a refusal. None of them knows where the program will die.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from fnmatch import fnmatch
+
+from benchmarks.lab.processes import Process
+from tests.journeys.crash.lane import Lane
+from tests.journeys.crash.points import Cell, Program
+from tests.journeys.crash.subject import HASTY_S, Subject
+
+GENERATIONS = 5
+"""Issued before a cell that needs old keys to be removed."""
+_LONG_S = 4.0
+Staging = Callable[[Lane, Program, Cell, Subject], None]
+
+
+def process(lane: Lane, program: Program) -> Process:
+    """Return the process of a program."""
+    return lane.agent.process if program == "agent" else lane.coordinator.process
+
+
+def on_the_way(lane: Lane, program: Program, cell: Cell, subject: Subject) -> None:
+    """Ask; the armed program starts just before or just after that."""
+    if program == "agent":
+        lane.rest(lane.agent.process)
+        subject.ask()
+        lane.arm(lane.agent.process, cell.armed)
+    else:
+        lane.arm(lane.coordinator.process, cell.armed)
+        subject.ask()
+
+
+def in_the_middle(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The coordinator starts again while a request of it is open."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    _start_armed(lane, cell)
+
+
+def with_another_key(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The coordinator starts again with a new encryption key and the previous one."""
+    made = lane.coordinator.data_dir / "encryption.key"
+    coordinator = lane.coordinator.process
+    coordinator.set_variable("CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS", lane.encryption_key or made.read_text().strip())
+    lane.encryption_key = f"{cell}".rjust(48, "x")
+    coordinator.set_variable("CERTCTL_CONFIG_ENCRYPTION_KEY", lane.encryption_key)
+    in_the_middle(lane, _program, cell, subject)
+
+
+def signing_in(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent starts again, so that it has to sign in."""
+    lane.rest(lane.agent.process)
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.ask()
+    lane.wake(lane.agent.process)
+
+
+def due(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Nobody asks: the renewal is due when the coordinator starts."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.fall_due()
+    _start_armed(lane, cell)
+
+
+def silent(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent hangs in the middle of a deployment until its lease has run out."""
+    _hang(lane, cell, subject)
+    lane.rest(lane.coordinator.process)
+    _live_deployments(lane, subject, "lease_until = now() - interval '1 s'")
+    _start_armed(lane, cell)
+
+
+def forgotten_deployment(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Somebody ends the deployment's job behind the coordinator's back."""
+    _hang(lane, cell, subject)
+    lane.rest(lane.coordinator.process)
+    _live_deployments(lane, subject, "state = 'Cancelled', finished_at = now()")
+    _start_armed(lane, cell)
+
+
+def forgotten_issuance(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Somebody ends the issuance's job behind the coordinator's back."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
+    lane.rows(
+        "UPDATE jobs SET state = 'Cancelled', finished_at = now() WHERE certificate_id = $1 AND state = 'AwaitingCSR'",
+        subject.certificate_id,
+    )
+    _start_armed(lane, cell)
+
+
+def asked_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """A renewal is asked for while the deployment before it is still tried."""
+    subject.mislead()
+    subject.ask()
+    again = "version_id = (SELECT version_id FROM holders WHERE certificate_id = $1) AND attempt > 1"
+    lane.wait("a first failure", lambda: subject.versions() == subject.requests and subject.jobs(again) > 0)
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.ask()
+    lane.wait("the second version", lambda: subject.versions() == subject.requests)
+    if cell.road != "undo":
+        subject.heal()
+
+
+def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
+    failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
+    lane.rows("UPDATE issuers SET enabled = false")
+    subject.ask()
+    lane.wait("a refusal", lambda: subject.jobs("kind = 'issuance' AND state = 'Failed'") > failed)
+    lane.rows("UPDATE issuers SET enabled = true")
+    lane.arm(lane.agent.process, cell.armed)
+
+
+STAGINGS: dict[str, Staging] = {
+    "migration.*": in_the_middle,
+    "start.*_resealed": with_another_key,
+    "start.*": in_the_middle,
+    "session.*": signing_in,
+    "renewal.queued": due,
+    "lease.expired": silent,
+    "lease.superseded": asked_again,
+    "reconcile.deployment_queued": forgotten_deployment,
+    "reconcile.issuance_queued": forgotten_issuance,
+    "keystore.request_dropped": refused,
+}
+"""By the first pattern that a point fits; every other point is on the way."""
+
+NOT_BROUGHT_ABOUT = {
+    ("renewal.queued", "first"),
+    ("reconcile.issuance_queued", "renewal"),
+    ("reconcile.issuance_queued", "undo"),
+}
+"""What a staging would bring about has no meaning on this road; the point is shown to be out of the way."""
+
+BEGINNINGS = ("migration.*", "start.*", "enrollment.*", "identity.*", "file.staged")
+"""Points of a first start: the road ``first`` goes over an installation of its own that is made with one of them."""
+
+
+def is_beginning(cell: Cell) -> bool:
+    """Say whether a cell needs an installation of its own."""
+    resealed = fnmatch(cell.point, "start.*_resealed")
+    return cell.road == "first" and not resealed and any(fnmatch(cell.point, pattern) for pattern in BEGINNINGS)
+
+
+def staging(cell: Cell) -> Staging:
+    """Return what brings a cell about."""
+    if (cell.point, cell.road) in NOT_BROUGHT_ABOUT:
+        return on_the_way
+    return next((made for pattern, made in STAGINGS.items() if fnmatch(cell.point, pattern)), on_the_way)
+
+
+def _start_armed(lane: Lane, cell: Cell) -> None:
+    """Start the coordinator armed, wait until it serves, and let the agent go on."""
+    lane.arm(lane.coordinator.process, cell.armed)
+    lane.wait("the coordinator serves again", lane.is_ready)
+    lane.agent.process.signal(signal.SIGCONT)
+
+
+def _hang(lane: Lane, cell: Cell, subject: Subject) -> None:
+    """Stop the agent while it looks for what it will not see."""
+    subject.mislead(_LONG_S)
+    subject.ask()
+    lane.wait("the new version", lambda: subject.versions() == subject.requests)
+    lane.wait("the new certificate is loaded", lambda: subject.newest() == subject.seen().fingerprint)
+    lane.agent.process.signal(signal.SIGSTOP)
+    if cell.road == "undo":
+        subject.mislead(HASTY_S)
+    else:
+        subject.heal()
+
+
+def _live_deployments(lane: Lane, subject: Subject, change: str) -> None:
+    lane.rows(
+        f"UPDATE jobs SET {change} WHERE certificate_id = $1 AND kind = 'deployment' AND state = 'Running'",
+        subject.certificate_id,
+    )
