@@ -13,7 +13,7 @@ SYNC := $(UV) sync --quiet --frozen --python $(PY)
 RUN_EXTRAS := --extra agent --extra coordinator --extra console
 
 # What the tests play against, as program:package. Installed only when missing, and only as root.
-DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql
+DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wrk:wrk haproxy:haproxy ip:iproute2 ps:procps faketime:faketime
 
 # Interpreters to try. A name on PATH proves nothing: a shim may point nowhere, and Debian keeps ensurepip elsewhere.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3 /usr/bin/python3
@@ -23,7 +23,7 @@ PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
 $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
 
-BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null)))
+BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet
 
 .PHONY: help
 help: ## Say what there is
@@ -39,14 +39,22 @@ demo: .venv/.ready-run ## Run the whole platform here and show it; ONCE=1 stops 
 .PHONY: bench
 bench: $(addprefix bench-,$(subst _,-,$(BENCHMARKS))) ## Run every benchmark
 
-bench-%: .venv/.ready-dev debian-packages FORCE ## Run one benchmark: a table here, JSON in benchmarks/results
-	@$(PY) -m benchmarks.$(subst -,_,$*)
+bench-%: .venv/.ready-dev debian-packages FORCE ## Run one benchmark: a table here, JSON in benchmarks/results; ARGS=…
+	@$(PY) -m benchmarks.$(subst -,_,$*) $(ARGS)
+
+.PHONY: soak-kill
+soak-kill: .venv/.ready-dev debian-packages ## Shake a whole platform for 30 minutes (ARGS='--minutes 5') and check it; needs root
+	@$(PY) -m benchmarks.soak $(ARGS)
 
 # --- check -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
 test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need)
 	@$(PY) -m pytest $(ARGS)
+
+.PHONY: model
+model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')
+	@$(PY) -m tests.coordinator.model $(ARGS)
 
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
