@@ -58,16 +58,16 @@ async def request_issuance(conn: Transaction, certificate_id: str, trigger: str)
 
     All belong to one run: that of an issuance in hand, or the first new job's.
     """
+    holders = await store.holder_agents(conn, certificate_id)
     in_hand = await jobs.renewals_in_hand(conn, certificate_id)
     run_id = next((str(job["run_id"]) for job in in_hand.values()), "")
-    job_ids: list[str] = []
-    for agent_id in await store.holder_agents(conn, certificate_id):
-        if agent_id in in_hand:
-            job_ids.append(in_hand[agent_id]["id"])
-        elif job_id := await jobs.queue_issuance(conn, certificate_id, agent_id, trigger, run_id=run_id):
-            run_id = run_id or job_id
-            job_ids.append(job_id)
-    return job_ids
+    while missing := [agent_id for agent_id in holders if agent_id not in in_hand]:
+        for agent_id in missing:
+            job_id = await jobs.queue_issuance(conn, certificate_id, agent_id, trigger, run_id=run_id)
+            run_id = run_id or job_id or ""
+        # Those just queued, and whatever a loop has queued in the same moment.
+        in_hand = await jobs.renewals_in_hand(conn, certificate_id)
+    return [in_hand[agent_id]["id"] for agent_id in holders]
 
 
 async def version_issued(conn: Transaction, version: IssuedVersion) -> None:

@@ -79,6 +79,20 @@ async def test_a_gap_closed_while_a_newer_version_waits_for_its_lock_is_cancelle
     assert await deployments(world, one.target_id) == [("Cancelled", False), ("Pending", True)]
 
 
+async def test_a_renewal_asked_for_while_the_scheduler_queues_one_is_that_one(world: World) -> None:
+    agent = await world.agent()
+    certificate_id, _ = await world.certificate(agent_id=agent.id)
+    await agent.issue(await agent.item())
+    async with world.ctx.db.transaction() as tx:
+        due = await jobs.queue_issuance(tx, certificate_id, agent.id, "due")
+        asking = asyncio.create_task(world.post(f"/api/v1/certificates/{certificate_id}/renew"))
+        await blocked(world)
+    asked = await asking
+    assert (asked["job_ids"], asked["run_id"]) == ([due], due)
+    requested = "SELECT details FROM audit_events WHERE action = 'certificate.renewal_requested'"
+    assert await world.value(requested) == {"job_ids": [due]}
+
+
 async def test_nobody_answers_for_a_job_that_was_not_given_out(world: World) -> None:
     agent = await world.agent()
     _, (job_id,) = await world.certificate(agent_id=agent.id)
