@@ -101,30 +101,30 @@ class _State(_Live):
         self.disk = mounts.enter_context(mounted(self.folder / f"agent-{self.name}" / "state", "0700"))
 
 
-class AgentKeyDoesNotFit(_State):
-    """No new key can be kept, so none is asked a certificate for."""
+class RequestDoesNotFit(_State):
+    """Nothing new can be kept, so no certificate is asked for."""
 
     name = "state-full"
     kind = step = "issuance"
-    cause = rf"writing \S+/keys/\S+ failed at \S+: {FULL}"
+    cause = rf"writing \S+/keys/\S+\.request failed at \S+: {FULL}"
 
     def strike(self) -> None:
         self.disk.fill()
 
 
-class FirstAgentKeyDoesNotFit(AgentKeyDoesNotFit):
+class FirstRequestDoesNotFit(RequestDoesNotFit):
     """The same before the first certificate."""
 
     name = "first-state-full"
     first = True
 
 
-class RequestDoesNotFit(_State):
-    """The key fits, its request does not."""
+class AgentKeyDoesNotFit(_State):
+    """The request fits, its key does not."""
 
-    name = "state-no-request"
+    name = "state-no-key"
     kind = step = "issuance"
-    cause = rf"writing \S+/keys/\S+\.request failed at \S+: {FULL}"
+    cause = rf"writing \S+/keys/mc-[a-z0-9]+/[0-9a-f]{{64}} failed at \S+: {FULL}"
 
     def strike(self) -> None:
         self.disk.fill(leaving=1)
@@ -169,7 +169,7 @@ class StateNoInodes(_State):
 
 LIVE = (VersionDoesNotFit, KeyDoesNotFit, CopyDoesNotFit, NoInodes, ReadOnly)
 STATE = (
-    *(AgentKeyDoesNotFit, FirstAgentKeyDoesNotFit, RequestDoesNotFit, ChainDoesNotFit, JournalDoesNotFit),
+    *(RequestDoesNotFit, FirstRequestDoesNotFit, AgentKeyDoesNotFit, ChainDoesNotFit, JournalDoesNotFit),
     StateNoInodes,
 )
 
