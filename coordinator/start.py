@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from coordinator import scheduler, serving
+from coordinator import serving
 from coordinator.access import service as access
 from coordinator.agents import watch
 from coordinator.app import create_app, create_pki_app
@@ -22,6 +22,7 @@ from coordinator.database.migrations import migrate
 from coordinator.database.pool import Database
 from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
+from coordinator.loops import service as loops
 from coordinator.profiles import service as profiles
 from coordinator.server_tls import service as server_tls
 from coordinator.settings import Settings
@@ -54,7 +55,7 @@ async def serve(settings: Settings) -> None:
             ctx.db.wakeups.wake_everybody()
 
         tasks = [
-            asyncio.create_task(scheduler.run(ctx)),
+            asyncio.create_task(loops.run(ctx)),
             asyncio.create_task(_watch_certificate(tls)),
             asyncio.create_task(watch.run(ctx)),
         ]

@@ -18,6 +18,8 @@ _DURATION = Histogram(
 )
 _WAITING = Gauge("certctl_polls_waiting", "Agents whose poll waits for work here.", registry=REGISTRY)
 
+_LOOPS = Gauge("certctl_loops_running", "1 on the coordinator that runs the loops, 0 on the others.", registry=REGISTRY)
+
 
 def http_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request under its route's pattern, never under the path itself."""
@@ -28,6 +30,11 @@ def http_request(method: str, route: str, status: int, seconds: float) -> None:
 def polls_waiting(count: int) -> None:
     """Tell how many agents wait for work."""
     _WAITING.set(count)
+
+
+def loops_run_here(*, running: bool) -> None:
+    """Tell whether it is this coordinator's turn to run the loops."""
+    _LOOPS.set(running)
 
 
 def exposition() -> bytes:

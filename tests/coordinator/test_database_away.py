@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab.processes import free_ports
-from coordinator import scheduler
 from coordinator.database.embedded import EmbeddedPostgres
+from coordinator.loops import service as loops
 from tests.coordinator.database.conftest import until, value_of
 from tests.coordinator.world import done, open_world, problem, variables
 from tests.postgres import FAST
@@ -30,7 +30,7 @@ async def test_requests_get_503_health_stays_and_everything_comes_back(tmp_path:
     try:
         async with open_world(variables(url, tmp_path / "data")) as world:
             agent = await world.agent()
-            loops = asyncio.create_task(scheduler.run(world.ctx))
+            running = asyncio.create_task(loops.run(world.ctx))
             waiting = asyncio.create_task(agent.call("GET", "/work", params={"boot": agent.boot, "wait": 30}))
             await until(lambda: f"agent:{agent.id}" in world.ctx.db.wakeups._waiters)
             await server.stop()
@@ -54,8 +54,8 @@ async def test_requests_get_503_health_stays_and_everything_comes_back(tmp_path:
                 problem(response, 503)
                 items = await agent.poll()
             assert len(items) == 1
-            assert not loops.done()
-            loops.cancel()
-            await asyncio.gather(loops, return_exceptions=True)
+            assert not running.done()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
     finally:
         await server.stop()

@@ -79,7 +79,7 @@ async def test_a_gap_closed_while_a_newer_version_waits_for_its_lock_is_cancelle
     assert await deployments(world, one.target_id) == [("Cancelled", False), ("Pending", True)]
 
 
-async def test_a_renewal_asked_for_while_the_scheduler_queues_one_is_that_one(world: World) -> None:
+async def test_a_renewal_asked_for_while_a_loop_queues_one_is_that_one(world: World) -> None:
     agent = await world.agent()
     certificate_id, _ = await world.certificate(agent_id=agent.id)
     await agent.issue(await agent.item())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import scheduler
 from coordinator.bindings import service as bindings
 from coordinator.bindings import store
 from coordinator.database.driver import Record
+from coordinator.loops import service as loops
 from tests.coordinator.database.conftest import until
 from tests.coordinator.world import World, open_world, variables
 
@@ -30,9 +30,9 @@ MOMENT = timedelta(milliseconds=1)
 
 
 @contextlib.asynccontextmanager
-async def loops(*worlds: World) -> AsyncIterator[None]:
+async def running(*worlds: World) -> AsyncIterator[None]:
     """Run the loops of some replicas."""
-    tasks = [asyncio.create_task(scheduler.run(world.ctx)) for world in worlds]
+    tasks = [asyncio.create_task(loops.run(world.ctx)) for world in worlds]
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ async def loops(*worlds: World) -> AsyncIterator[None]:
 async def looked(world: World) -> None:
     """Return when the renewal loop has looked at the present state of things and fallen asleep again."""
     ticks = 0
-    tick = scheduler.RENEWALS.tick
+    tick = loops.RENEWALS.tick
 
     async def counted() -> bool:
         nonlocal ticks
@@ -66,7 +66,7 @@ async def test_a_certificate_falls_due_exactly_when_a_third_is_left_and_is_renew
     lifetime = LIFETIMES[name]
     agent = await world.agent()
     certificate_id, _ = await world.certificate(agent_id=agent.id, lifetime_s=int(lifetime.total_seconds()))
-    async with loops(world):
+    async with running(world):
         await agent.work()
         for renewal in range(1, 4):
             status = (await world.get(f"/api/v1/certificates/{certificate_id}"))["status"]
@@ -101,7 +101,7 @@ async def test_what_a_policy_does_not_renew_expires_and_says_so(world: World) ->
     agent = await world.agent()
     await world.execute("INSERT INTO renewal_policies (id, name, auto_renew) VALUES ('rp-never', 'Never', false)")
     certificate_id, _ = await world.certificate(agent_id=agent.id, renewal_policy_id="rp-never", lifetime_s=3600)
-    async with loops(world):
+    async with running(world):
         await agent.work()
         world.clock.advance(timedelta(days=1))
         await looked(world)
@@ -183,19 +183,19 @@ async def test_a_failing_loop_is_told_and_goes_on(world: World, monkeypatch: pyt
         ticks += 1
         raise RuntimeError("a defect")
 
-    loop = scheduler.Loop("renewals", 0.01, tick)
-    monkeypatch.setattr(scheduler, "LOOPS", (loop,))
-    async with loops(world):
+    loop = loops.Loop("renewals", 0.01, tick)
+    monkeypatch.setattr(loops, "LOOPS", (loop,))
+    async with running(world):
         await until(lambda: ticks > 3)
 
 
 async def test_expired_nonces_and_sessions_are_cleaned_away(world: World) -> None:
     agent = await world.agent()
     await agent.token_request()
-    await scheduler.CLEANING.tick(world.ctx)
+    await loops.CLEANING.tick(world.ctx)
     assert await world.value("SELECT count(*) FROM agent_nonces") == 1
     await world.execute("UPDATE agent_nonces SET expires_at = now() - interval '1 second'")
     await world.execute("UPDATE agent_sessions SET expires_at = now() - interval '1 second'")
-    await scheduler.CLEANING.tick(world.ctx)
+    await loops.CLEANING.tick(world.ctx)
     assert await world.value("SELECT count(*) FROM agent_nonces") == 0
     assert await world.value("SELECT count(*) FROM agent_sessions") == 0

@@ -1,6 +1,6 @@
-"""The loops. Each ticks at its interval or when it is woken, and never twice at once in a process.
+"""The loops: each ticks at its interval or when it is woken, on the coordinator whose turn it is, never twice at once.
 
-Every replica runs them: a tick takes what it works on with SKIP LOCKED, so replicas share the work and never double it.
+A tick takes what it works on with SKIP LOCKED, so that even two of them would double nothing.
 
 What must not be missed does not depend on a loop being punctual: changes queue their jobs themselves, timers wake at
 the earliest due moment, and a tick that finds nothing to do is the usual one.
@@ -18,7 +18,9 @@ import structlog
 
 from coordinator.agents import service as agents
 from coordinator.bindings import service as bindings
+from coordinator.database.wakeups import Waiter
 from coordinator.issuance import service as issuance
+from coordinator.loops.turn import Turn
 from core.clock import ManualClock, seconds_until
 from core.errors import CertctlError
 
@@ -66,18 +68,26 @@ LOOPS = (RENEWALS, RECOVERY, CLEANING)
 
 
 async def run(ctx: Context) -> None:
-    """Run every loop until cancelled."""
+    """Run every loop, whenever it is this coordinator's turn, until cancelled."""
+    turn, waiters = Turn(), list[Waiter]()
+
+    def began() -> None:
+        for waiter in waiters:
+            waiter.wake()
+
     async with asyncio.TaskGroup() as group:
         for loop in LOOPS:
-            group.create_task(_run_loop(ctx, loop), name=f"loop {loop.name}")
+            waiters.append(ctx.db.wakeups.subscribe(loop.name))
+            group.create_task(_run_loop(ctx, loop, turn, waiters[-1]), name=f"loop {loop.name}")
+        group.create_task(turn.keep(ctx, began), name="turn")
 
 
-async def _run_loop(ctx: Context, loop: Loop) -> None:
-    with ctx.db.wakeups.subscribe(loop.name) as waiter:
+async def _run_loop(ctx: Context, loop: Loop, turn: Turn, waiter: Waiter) -> None:
+    with waiter:
         if isinstance(ctx.clock, ManualClock):
             ctx.clock.on_move(waiter.wake)
         while not ctx.stopping:
-            pause_s = await _tick(ctx, loop)
+            pause_s = await _tick(ctx, loop) if turn.ours else loop.interval_s
             await waiter.wait(max(_SHORTEST_PAUSE_S, min(pause_s, loop.interval_s)))
 
 

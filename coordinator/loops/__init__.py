@@ -1,0 +1,1 @@
+"""What the coordinators do by themselves, on whichever of them has the turn."""
