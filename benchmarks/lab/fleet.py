@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import httpx
 
@@ -34,6 +34,12 @@ class API:
     def close(self) -> None:
         """Close its connections."""
         self.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     def call(self, method: str, path: str, body: JSON = None, **query: JSON) -> JSON:
         """Return the answer's JSON; raise ``APIError`` for a problem."""

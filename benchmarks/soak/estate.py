@@ -15,6 +15,7 @@ import httpx
 
 from benchmarks.checker.world import World, read
 from benchmarks.fleet.lab import Fleet
+from benchmarks.lab.balancer import balancer
 from benchmarks.lab.fleet import API
 from benchmarks.lab.postgres import OwnPostgres
 from benchmarks.lab.processes import Process, wait_until
@@ -93,18 +94,10 @@ class Estate:
         return process
 
     def _start_balancer(self) -> None:
-        config = self._folder / "haproxy.cfg"
-        servers = "".join(f"  server {node.name} {node.address}:{PORT} check\n" for node in self.nodes)
-        config.write_text(
-            "defaults\n  mode tcp\n"
-            "  timeout connect 2s\n  timeout check 5s\n  timeout client 2m\n  timeout server 2m\n"
-            f"listen certctl\n  bind {BALANCER}:{PORT}\n  balance leastconn\n  option redispatch\n"
-            f"  option httpchk GET /ready\n  default-server check-ssl verify none inter 1s fall 3 rise 1 "
-            f"on-marked-down shutdown-sessions\n{servers}"
-        )
-        balancer = Process("haproxy", ["haproxy", "-db", "-f", str(config)], self._folder / "haproxy.log")
-        self._keep.append(balancer)
-        balancer.start()
+        servers = {node.name: f"{node.address}:{PORT}" for node in self.nodes}
+        process = balancer(self._folder, f"{BALANCER}:{PORT}", servers)
+        self._keep.append(process)
+        process.start()
 
     def _fleet(self, agents: int, processes: int) -> tuple[Fleet, list[str]]:
         folder = self._folder / "fleet"
