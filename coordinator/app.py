@@ -13,8 +13,10 @@ from coordinator.audit import routes as audit
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.owners import routes as owners
 from coordinator.profiles import routes as profiles
 from coordinator.targets import routes as targets
+from coordinator.teams import routes as teams
 from coordinator.web import later, openapi, system
 from coordinator.web.dispatch import register
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
@@ -38,6 +40,8 @@ ROUTES: list[Route] = [
     *jobs.ROUTES,
     *profiles.ROUTES,
     *issuers.ROUTES,
+    *teams.ROUTES,
+    *owners.ROUTES,
     *audit.ROUTES,
 ]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""

@@ -9,6 +9,7 @@
     │   ├── Conflict              409  the thing's state does not allow this now
     │   │   └── StaleLease        409  a newer lease of this job exists
     │   ├── Gone                  410  retired for good; the caller should end
+    │   ├── PreconditionFailed    412  changed since the caller has read it
     │   ├── TooLarge              413  more bytes than are read
     │   ├── UnsupportedMedia      415  not the content type this route reads
     │   ├── Refused               422  well-formed, and against a rule (profile, policy, gate)
@@ -103,6 +104,12 @@ class Gone(Permanent):
     """The thing was retired for good."""
 
     title = "Gone"
+
+
+class PreconditionFailed(Permanent):
+    """The thing is no longer as the caller has read it (RFC 9110 section 13.1.1)."""
+
+    title = "Changed meanwhile"
 
 
 class TooLarge(Permanent):

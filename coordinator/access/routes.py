@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator.access import service, store
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import InvalidInput
 
 
@@ -74,15 +74,14 @@ async def create(call: Call[CreateAPIKey, NoQuery]) -> CreatedAPIKey:
     body, ttl = call.body, timedelta(seconds=call.body.ttl_s) if call.body.ttl_s else None
     if any(ord(c) < 32 for c in body.name):  # noqa: PLR2004 - control characters
         raise InvalidInput.of("name", "holds a control character; remove it")
-    async with call.ctx.db.transaction() as conn:
-        now = call.ctx.clock.now()
-        key_id, value = await service.create_key(conn, call.actor, body.name, body.role, ttl, now, call.request_id)
+    now = call.ctx.clock.now()
+    key_id, value = await service.create_key(call.tx, call.actor, body.name, body.role, ttl, now, call.request_id)
     return CreatedAPIKey(key_id, body.name, body.role, value.reveal())
 
 
-async def list_keys(call: Call[NoBody, PageQuery]) -> Page[APIKey]:
+async def list_keys(call: Call[NoBody, PageQuery]) -> Page[APIKey] | Streamed:
     """List keys, newest first."""
-    return await read_page(call, store.KEYS, lambda row: APIKey(**row))
+    return await read_page(call, store.KEYS, APIKey)
 
 
 ROUTES = [

@@ -15,7 +15,7 @@ from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import Conflict, Gone, InvalidInput, NotFound, Refused, StaleLease, Unauthenticated
 from core.wire import (
     TIME_HEADER,
@@ -94,9 +94,9 @@ class PollQuery(Strict):
     held: str = ""
 
 
-async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent]:
+async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent] | Streamed:
     """List agents, newest first."""
-    return await read_page(call, store.LISTING, lambda row: Agent(**row), name=call.query.name)
+    return await read_page(call, store.LISTING, Agent)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Agent:
@@ -112,14 +112,13 @@ async def get(call: Call[NoBody, NoQuery]) -> Agent:
 async def create_token(call: Call[CreateToken, NoQuery]) -> CreatedToken:
     """Make a one-time enrollment token."""
     ttl = timedelta(seconds=call.body.ttl_s)
-    async with call.ctx.db.transaction() as tx:
-        token_id, value, ends = await service.create_token(tx, call.actor, call.body.note, ttl, call.request_id)
+    token_id, value, ends = await service.create_token(call.tx, call.actor, call.body.note, ttl, call.request_id)
     return CreatedToken(token_id, value.reveal(), ends)
 
 
-async def list_tokens(call: Call[NoBody, PageQuery]) -> Page[EnrollmentToken]:
+async def list_tokens(call: Call[NoBody, PageQuery]) -> Page[EnrollmentToken] | Streamed:
     """List enrollment tokens, newest first."""
-    return await read_page(call, store.TOKENS, lambda row: EnrollmentToken(**row))
+    return await read_page(call, store.TOKENS, EnrollmentToken)
 
 
 async def enroll(call: Call[Enrollment, NoQuery]) -> Enrolled:

@@ -8,12 +8,17 @@ from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import Listing, Sort
 
 COLUMNS = """id, name, hostname, os, architecture, address, version, skew_ms, last_seen_at, enrolled_at, retired_at,
   last_seen_at > now() - interval '2 minutes' AND retired_at IS NULL AS online"""
 LISTING = Listing(
-    COLUMNS, "agents", "ag", moment="enrolled_at", filters={"name": "name = {}"}, always="retired_at IS NULL"
+    COLUMNS,
+    "agents",
+    "ag",
+    sorts={"enrolled_at": Sort("enrolled_at", "timestamptz")},
+    filters={"name": "name = {}"},
+    always="retired_at IS NULL",
 )
 TOKENS = Listing("id, note, created_by, created_at, expires_at, used_by, used_at", "enrollment_tokens", "tok")
 

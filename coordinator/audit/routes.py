@@ -8,11 +8,8 @@ from typing import Any
 import msgspec
 
 from coordinator.audit import store
-from coordinator.database.listing import EXACT_TOTAL, Rows
-from coordinator.web.paging import Page, PageQuery, page_of, window
-from coordinator.web.table import Call, NoBody, Permission, Route
-
-_EVENT_ID = "[0-9]{1,18}"
+from coordinator.web.paging import Page, PageQuery, read_page
+from coordinator.web.table import Call, NoBody, Permission, Route, Streamed
 
 
 class AuditEvent(msgspec.Struct):
@@ -37,15 +34,9 @@ class AuditQuery(PageQuery):
     resource_id: str | None = None
 
 
-async def list_events(call: Call[NoBody, AuditQuery]) -> Page[AuditEvent]:
+async def list_events(call: Call[NoBody, AuditQuery]) -> Page[AuditEvent] | Streamed:
     """List events, newest first."""
-    where, query = window(call.query, _EVENT_ID), call.query
-    filters = {name: getattr(query, name) for name in ("actor", "action", "resource_type", "resource_id")}
-    before = int(where.after[1]) if where.after else None
-    async with call.ctx.db.connection() as conn:
-        found = await store.select(conn, filters, where.limit + 1, where.offset, before)
-        rows = Rows(found, await store.count(conn, filters, EXACT_TOTAL + 1))
-    return page_of(rows, where, lambda row: AuditEvent(**row), "at")
+    return await read_page(call, store.LISTING, AuditEvent)
 
 
 ROUTES = [

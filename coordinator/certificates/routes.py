@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from coordinator.certificates import service, store
 from coordinator.certificates.status import Status
+from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.profiles.service import Lifetime
-from coordinator.web.paging import Page, PageQuery, list_window, page_of, read_page
-from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.paging import Page, PageQuery, Shape, read_page
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.certificates import chain_to_pem
 from core.errors import Conflict, NotFound, Refused
 from core.keys import KeyAlgorithm
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
 
 Short = Annotated[str, msgspec.Meta(max_length=128)]
 
@@ -104,67 +109,69 @@ class CertificateQuery(PageQuery):
 
 
 def _shape(row: Row, status: Status) -> Certificate:
-    fields = dict(row.items())
-    names = fields.pop("names")
-    return Certificate(**fields, sans=[name["value"] for name in names], status=status)
+    fields = {name: row[name] for name in Certificate.__struct_fields__ if name not in {"sans", "status"}}
+    return Certificate(**fields, sans=[name["value"] for name in row["names"]], status=status)
 
 
 def _version(row: Row) -> Version:
-    fields = dict(row.items())
-    pem = chain_to_pem((fields.pop("der"), *fields.pop("issuers"))).decode()
-    return Version(**fields, pem=pem)
+    fields = {name: row[name] for name in Version.__struct_fields__ if name != "pem"}
+    return Version(**fields, pem=chain_to_pem((row["der"], *row["issuers"])).decode())
 
 
-async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certificate]:
+async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certificate] | Streamed:
     """List certificates, newest first."""
-    where, query = list_window(call.query, store.LISTING), call.query
-    async with call.ctx.db.connection() as conn:
-        rows = await store.LISTING.read(
-            conn, where, common_name=query.common_name, environment=query.environment, agent_id=query.agent_id
-        )
-        stand = await service.statuses(call.ctx, conn, [row["id"] for row in rows.found])
-    return page_of(rows, where, lambda row: _shape(row, stand[row["id"]]))
+    return await read_page(call, store.LISTING, Certificate, _shapes(call.ctx))
+
+
+def _shapes(ctx: Context) -> Shape[Certificate]:
+    async def shape(conn: Connection, rows: Sequence[Row]) -> list[Certificate]:
+        stand = await service.statuses(ctx, conn, [row["id"] for row in rows])
+        return [_shape(row, stand[row["id"]]) for row in rows]
+
+    return shape
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Certificate:
     """Return one certificate."""
-    return await _get(call, call.path["certificate_id"])
-
-
-async def _get(call: Call[NoBody, NoQuery] | Call[CreateCertificate, NoQuery], certificate_id: str) -> Certificate:
     async with call.ctx.db.connection() as conn:
-        row = await store.get(conn, certificate_id)
-        if row is None:
-            detail = f"there is no certificate {certificate_id}"
-            raise NotFound(detail)
-        stand = await service.statuses(call.ctx, conn, [certificate_id])
+        return await _get(call.ctx, conn, call.path["certificate_id"])
+
+
+async def _get(ctx: Context, conn: Connection, certificate_id: str) -> Certificate:
+    row = await store.get(conn, certificate_id)
+    if row is None:
+        detail = f"there is no certificate {certificate_id}"
+        raise NotFound(detail)
+    stand = await service.statuses(ctx, conn, [certificate_id])
     return _shape(row, stand[certificate_id])
 
 
 async def create(call: Call[CreateCertificate, NoQuery]) -> Created:
     """Take a certificate into the inventory."""
     wish = msgspec.convert(msgspec.to_builtins(call.body), service.Wish)
-    certificate_id, job_ids = await service.create(call.ctx, call.actor, wish, call.request_id)
-    return Created(await _get(call, certificate_id), job_ids)
+    certificate_id, job_ids = await service.create(call.tx, call.actor, wish, call.request_id)
+    return Created(await _get(call.ctx, call.tx, certificate_id), job_ids)
 
 
-async def list_versions(call: Call[NoBody, PageQuery]) -> Page[Version]:
+async def _versions(_conn: Connection, rows: Sequence[Row]) -> list[Version]:
+    return [_version(row) for row in rows]
+
+
+async def list_versions(call: Call[NoBody, PageQuery]) -> Page[Version] | Streamed:
     """List what was issued, newest first."""
     certificate_id = call.path["certificate_id"]
     async with call.ctx.db.connection() as conn:
         if await store.get(conn, certificate_id) is None:
             detail = f"there is no certificate {certificate_id}"
             raise NotFound(detail)
-    return await read_page(call, store.VERSIONS, _version, certificate_id=certificate_id)
+    return await read_page(call, store.VERSIONS, Version, _versions, certificate_id=certificate_id)
 
 
 async def renew(call: Call[NoBody, NoQuery]) -> Renewal:
     """Renew now."""
     certificate_id = call.path["certificate_id"]
-    job_ids = await service.renew(call.ctx, call.actor, certificate_id, call.request_id)
-    async with call.ctx.db.connection() as conn:
-        run_id = await service.run_of(conn, job_ids[0])
-    return Renewal(certificate_id, job_ids, run_id)
+    job_ids = await service.renew(call.tx, call.actor, certificate_id, call.request_id)
+    return Renewal(certificate_id, job_ids, await service.run_of(call.tx, job_ids[0]))
 
 
 _ONE = "/api/v1/certificates/{certificate_id}"

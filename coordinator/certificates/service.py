@@ -49,7 +49,7 @@ class Wish(msgspec.Struct, frozen=True):
     agent_id: str | None
 
 
-async def create(ctx: Context, actor: Actor, wish: Wish, request_id: str) -> tuple[str, list[str]]:
+async def create(tx: Transaction, actor: Actor, wish: Wish, request_id: str) -> tuple[str, list[str]]:
     """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return id and jobs.
 
     Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile forbids,
@@ -57,22 +57,20 @@ async def create(ctx: Context, actor: Actor, wish: Wish, request_id: str) -> tup
     """
     certificate_id = check_chosen("mc", wish.id) if wish.id is not None else new_id("mc")
     names = wanted_names(wish.common_name, wish.sans)
+    row = await _row(tx, certificate_id, wish, names)
+    agent_of = await targets.agents_of(tx, wish.target_ids)
+    holders = sorted({*agent_of.values(), *([] if wish.agent_id is None else [wish.agent_id])})
     try:
-        async with ctx.db.transaction() as tx:
-            row = await _row(tx, certificate_id, wish, names)
-            agent_of = await targets.agents_of(tx, wish.target_ids)
-            holders = sorted({*agent_of.values(), *([] if wish.agent_id is None else [wish.agent_id])})
-            await store.insert(tx, row)
-            await bindings.bind(tx, certificate_id, wish.target_ids, holders)
-            details = {**row, "names": [str(name) for name in names], "target_ids": wish.target_ids}
-            await audit.record(tx, actor, "certificate.created", "certificate", certificate_id, details, request_id)
-            job_ids = await bindings.request_issuance(tx, certificate_id, "created")
-            crash_point("certificate.created")
+        await store.insert(tx, row)
+        await bindings.bind(tx, certificate_id, wish.target_ids, holders)
     except driver.UniqueViolation as error:
         raise _taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
         raise _unknown_reference(error, wish) from error
-    crash_point("certificate.creation_committed")
+    details = {**row, "names": [str(name) for name in names], "target_ids": wish.target_ids}
+    await audit.record(tx, actor, "certificate.created", "certificate", certificate_id, details, request_id)
+    job_ids = await bindings.request_issuance(tx, certificate_id, "created")
+    crash_point("certificate.created")
     return certificate_id, job_ids
 
 
@@ -129,20 +127,16 @@ def _unknown_reference(error: Exception, wish: Wish) -> InvalidInput:
     )
 
 
-async def renew(ctx: Context, actor: Actor, certificate_id: str, request_id: str) -> list[str]:
+async def renew(tx: Transaction, actor: Actor, certificate_id: str, request_id: str) -> list[str]:
     """Start a renewal now; return the ids of the issuance jobs, those already in hand included."""
-    async with ctx.db.transaction() as tx:
-        await locked(tx, certificate_id)
-        job_ids = await bindings.request_issuance(tx, certificate_id, "requested")
-        if not job_ids:
-            detail = f"certificate {certificate_id} has no holder: bind it to a target or an agent first"
-            raise Conflict(detail)
-        details = {"job_ids": job_ids}
-        await audit.record(
-            tx, actor, "certificate.renewal_requested", "certificate", certificate_id, details, request_id
-        )
-        crash_point("certificate.renewal_requested")
-    crash_point("certificate.renewal_committed")
+    await locked(tx, certificate_id)
+    job_ids = await bindings.request_issuance(tx, certificate_id, "requested")
+    if not job_ids:
+        detail = f"certificate {certificate_id} has no holder: bind it to a target or an agent first"
+        raise Conflict(detail)
+    details = {"job_ids": job_ids}
+    await audit.record(tx, actor, "certificate.renewal_requested", "certificate", certificate_id, details, request_id)
+    crash_point("certificate.renewal_requested")
     return job_ids
 
 

@@ -1,14 +1,14 @@
-"""Lists, read in one way: newest first, by number or after a row, with the filters that were given.
+"""Lists, read in one way: sorted as asked for, by number or after a row, with the filters that were given.
 
 A store says what its list is made of; the statement is put together from that, so that the planner sees only the
-conditions that hold. Nothing of a request becomes SQL text: values are arguments, names of filters are the store's.
+conditions that hold. Nothing of a request becomes SQL text: values are arguments, names of filters and sorts are the
+store's. A list goes on after a row by that row's sort key and id, and so stays right when rows come in meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import NamedTuple
 
 from coordinator.database.connection import Connection
@@ -16,15 +16,52 @@ from coordinator.database.driver import Record
 
 EXACT_TOTAL = 10_000
 """Totals are exact up to here; counting on would cost more than it tells."""
+PIECE = 500
+"""Rows that a stream reads at a time."""
+
+
+class Sort(NamedTuple):
+    """What a list can be sorted by: an SQL expression that is never null, and its type."""
+
+    sql: str
+    type: str = "text"
+
+
+CREATED = Sort("created_at", "timestamptz")
+
+
+class After(NamedTuple):
+    """The row that a page goes on after: its sort key in PostgreSQL's own words, and its id."""
+
+    key: str
+    id: str
+
+
+class Order(NamedTuple):
+    """A sort by its name, and its direction."""
+
+    name: str
+    descending: bool = True
 
 
 class Window(NamedTuple):
-    """Which rows to read: ``limit`` rows after the key ``after``, or from ``offset``."""
+    """Which rows to read: ``limit`` rows after a row, or from ``offset``."""
 
     limit: int
     offset: int
-    after: tuple[datetime, str] | None
+    after: After | None
     page: int | None
+    order: Order
+
+
+class Scope(NamedTuple):
+    """What a caller may see: the teams and the environments, None where any."""
+
+    teams: tuple[str, ...] | None = None
+    environments: tuple[str, ...] | None = None
+
+
+EVERYTHING = Scope()
 
 
 class Rows(NamedTuple):
@@ -36,38 +73,76 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """A list of ``columns`` of ``source``, sorted by ``moment`` and ``id``.
+    """A list of ``columns`` of ``source``; ``id_prefix`` is that of its rows' ids.
 
-    ``id_prefix`` is that of its rows' ids. ``filters`` are conditions by name, with ``{}`` where the value stands.
+    ``filters`` are conditions by name, with ``{}`` where the value stands. The first of ``sorts`` is the default, from
+    its highest value down. ``team`` and ``environment`` are the columns that a caller's scope is held against.
     """
 
     columns: str
     source: str
     id_prefix: str
-    moment: str = "created_at"
     filters: Mapping[str, str] = field(default_factory=dict)
+    sorts: Mapping[str, Sort] = field(default_factory=lambda: {"created_at": CREATED})
+    id: str = "id"
+    id_type: str = "text"
     always: str = "true"
+    team: str = ""
+    environment: str = ""
 
-    async def read(self, conn: Connection, where: Window, **wanted: str | None) -> Rows:
+    @property
+    def default_order(self) -> Order:
+        """Return how the list is sorted unless asked otherwise."""
+        return Order(next(iter(self.sorts)))
+
+    async def read(
+        self, conn: Connection, where: Window, wanted: Mapping[str, object], scope: Scope = EVERYTHING
+    ) -> Rows:
         """Return the rows of a window and the total of the list; a filter that is None does not filter."""
-        values: list[object] = [value for value in wanted.values() if value is not None]
-        names = [name for name, value in wanted.items() if value is not None]
-        matching = " AND ".join(
-            [self.always, *(self.filters[name].format(f"${place}") for place, name in enumerate(names, 1))]
-        )
+        matching, values = self.matching(wanted, scope)
         rows = await self._rows(conn, where, matching, values)
         counted = (
             f"SELECT count(*) FROM (SELECT FROM {self.source} WHERE {matching} LIMIT {EXACT_TOTAL + 1}) AS matches"
         )
         return Rows(rows, int(await conn.fetchval(counted, *values)))
 
-    async def _rows(self, conn: Connection, where: Window, matching: str, values: list[object]) -> list[Record]:
-        arguments = [*values, where.limit + 1]
-        tail = f"ORDER BY {self.moment} DESC, id DESC LIMIT ${len(arguments)}"
+    async def stream(
+        self, conn: Connection, order: Order, wanted: Mapping[str, object], scope: Scope = EVERYTHING
+    ) -> AsyncIterator[list[Record]]:
+        """Yield all rows, some at a time, each piece by a statement of its own."""
+        matching, values = self.matching(wanted, scope)
+        after: After | None = None
+        while True:
+            found = await self._rows(conn, Window(PIECE - 1, 0, after, None, order), matching, values)
+            if found:
+                yield found
+            if len(found) < PIECE:
+                return
+            after = After(found[-1]["sort_key"], str(found[-1]["id"]))
+
+    def matching(self, wanted: Mapping[str, object], scope: Scope = EVERYTHING) -> tuple[str, list[object]]:
+        """Return the condition of the filters that are given and of the scope, with its arguments."""
+        conditions, values = [self.always], list[object]()
+        for name, value in wanted.items():
+            if value is not None:
+                values.append(value)
+                conditions.append(self.filters[name].format(f"${len(values)}"))
+        for column, allowed in ((self.team, scope.teams), (self.environment, scope.environments)):
+            if column and allowed is not None:
+                values.append(list(allowed))
+                conditions.append(f"{column} = ANY(${len(values)})")
+        return " AND ".join(conditions), values
+
+    async def _rows(self, conn: Connection, where: Window, matching: str, values: Sequence[object]) -> list[Record]:
+        sort, arguments = self.sorts[where.order.name], [*values, where.limit + 1]
+        direction, beyond = ("DESC", "<") if where.order.descending else ("ASC", ">")
+        tail = f"ORDER BY {sort.sql} {direction}, {self.id} {direction} LIMIT ${len(arguments)}"
         if where.after is not None:
             arguments += where.after
-            matching += f" AND ({self.moment}, id) < (${len(arguments) - 1}::timestamptz, ${len(arguments)}::text)"
-        else:
+            key = f"${len(arguments) - 1}::text::{sort.type}, ${len(arguments)}::text::{self.id_type}"
+            matching += f" AND ({sort.sql}, {self.id}) {beyond} ({key})"
+        elif where.offset:
             arguments.append(where.offset)
             tail += f" OFFSET ${len(arguments)}"
-        return await conn.fetch(f"SELECT {self.columns} FROM {self.source} WHERE {matching} {tail}", *arguments)
+        columns = f"{self.columns}, ({sort.sql})::text AS sort_key"
+        return await conn.fetch(f"SELECT {columns} FROM {self.source} WHERE {matching} {tail}", *arguments)

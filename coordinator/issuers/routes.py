@@ -8,7 +8,7 @@ import msgspec
 
 from coordinator.issuers import service, store
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Raw, Route
+from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Raw, Route, Streamed
 from core.certificates import fingerprint
 from core.errors import NotFound
 
@@ -25,9 +25,9 @@ class Issuer(msgspec.Struct):
     created_at: datetime
 
 
-async def list_issuers(call: Call[NoBody, PageQuery]) -> Page[Issuer]:
+async def list_issuers(call: Call[NoBody, PageQuery]) -> Page[Issuer] | Streamed:
     """List issuers, newest first."""
-    return await read_page(call, store.LISTING, lambda row: Issuer(**row))
+    return await read_page(call, store.LISTING, Issuer)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Issuer:

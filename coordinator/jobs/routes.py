@@ -16,7 +16,7 @@ import msgspec
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service, store
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import NotFound
 from core.states import FINAL, JobKind, JobState
 
@@ -96,18 +96,9 @@ def run_state(jobs: Sequence[Job]) -> RunState:
     return "served" if any(job.kind == JobKind.DEPLOYMENT for job in newest) else "issued"
 
 
-async def list_jobs(call: Call[NoBody, JobQuery]) -> Page[Job]:
+async def list_jobs(call: Call[NoBody, JobQuery]) -> Page[Job] | Streamed:
     """List jobs, newest first."""
-    query = call.query
-    return await read_page(
-        call,
-        store.LISTING,
-        shape,
-        certificate_id=query.certificate_id,
-        agent_id=query.agent_id,
-        state=query.state,
-        kind=query.kind,
-    )
+    return await read_page(call, store.LISTING, Job)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Job:

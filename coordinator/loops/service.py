@@ -19,6 +19,7 @@ import structlog
 from coordinator.agents import service as agents
 from coordinator.bindings import service as bindings
 from coordinator.database.wakeups import Waiter
+from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
 from coordinator.loops.turn import Turn
 from core.clock import ManualClock, seconds_until
@@ -58,6 +59,7 @@ async def _recovery(ctx: Context) -> float:
 
 async def _cleaning(ctx: Context) -> float:
     await agents.purge(ctx)
+    await idempotency.purge(ctx)
     return CLEANING.interval_s
 
 

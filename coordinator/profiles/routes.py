@@ -9,11 +9,12 @@ import msgspec
 
 from coordinator.audit import service as audit
 from coordinator.database import driver
+from coordinator.database.connection import Connection
 from coordinator.issuers import service as issuers
 from coordinator.profiles import store
 from coordinator.profiles.service import Lifetime
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import Conflict, InvalidInput, NotFound
 from core.ids import check_chosen, new_id
 from core.keys import KeyAlgorithm
@@ -51,19 +52,19 @@ class CreateProfile(Strict):
     allowed_names: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=253)], ...] = ()
 
 
-async def list_profiles(call: Call[NoBody, PageQuery]) -> Page[Profile]:
+async def list_profiles(call: Call[NoBody, PageQuery]) -> Page[Profile] | Streamed:
     """List profiles, newest first."""
-    return await read_page(call, store.LISTING, lambda row: Profile(**row))
+    return await read_page(call, store.LISTING, Profile)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Profile:
     """Return one profile."""
-    return await _get(call, call.path["profile_id"])
-
-
-async def _get(call: Call[NoBody, NoQuery] | Call[CreateProfile, NoQuery], profile_id: str) -> Profile:
     async with call.ctx.db.connection() as conn:
-        row = await store.get(conn, profile_id)
+        return await _get(conn, call.path["profile_id"])
+
+
+async def _get(conn: Connection, profile_id: str) -> Profile:
+    row = await store.get(conn, profile_id)
     if row is None:
         detail = f"there is no profile {profile_id}"
         raise NotFound(detail)
@@ -79,15 +80,14 @@ async def create(call: Call[CreateProfile, NoQuery]) -> Profile:
         raise InvalidInput.of("default_lifetime_s", "is longer than max_lifetime_s")
     row = {**msgspec.to_builtins(body), "id": profile_id, "default_lifetime_s": default_lifetime_s}
     try:
-        async with call.ctx.db.transaction() as tx:
-            await store.insert(tx, row)
-            await audit.record(tx, call.actor, "profile.created", "profile", profile_id, row, call.request_id)
+        await store.insert(call.tx, row)
     except driver.UniqueViolation as error:
         detail = f"a profile with the id {profile_id} or the name {body.name!r} is there already"
         raise Conflict(detail) from error
     except driver.ForeignKeyViolation as error:
         raise InvalidInput.of("default_issuer_id", f"there is no issuer {body.default_issuer_id}") from error
-    return await _get(call, profile_id)
+    await audit.record(call.tx, call.actor, "profile.created", "profile", profile_id, row, call.request_id)
+    return await _get(call.tx, profile_id)
 
 
 ROUTES = [

@@ -12,7 +12,7 @@ from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.targets import store
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import Conflict, InvalidInput, NotFound
 from core.ids import check_chosen, new_id
 
@@ -44,9 +44,9 @@ class TargetQuery(PageQuery):
     agent_id: str | None = None
 
 
-async def list_targets(call: Call[NoBody, TargetQuery]) -> Page[Target]:
+async def list_targets(call: Call[NoBody, TargetQuery]) -> Page[Target] | Streamed:
     """List targets, newest first."""
-    return await read_page(call, store.LISTING, lambda row: Target(**row), agent_id=call.query.agent_id)
+    return await read_page(call, store.LISTING, Target)
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Target:
@@ -67,15 +67,14 @@ async def create(call: Call[CreateTarget, NoQuery]) -> Target:
     registry.decode_config(kind, body.config)
     row = {"id": target_id, "name": body.name, "type": kind, "agent_id": body.agent_id, "config": body.config}
     try:
-        async with call.ctx.db.transaction() as tx:
-            await store.insert(tx, row)
-            await audit.record(tx, call.actor, "target.created", "target", target_id, row, call.request_id)
-            stored = await store.get(tx, target_id)
+        await store.insert(call.tx, row)
     except driver.UniqueViolation as error:
         detail = f"a target with the id {target_id}, or with the name {body.name!r} on this agent, is there already"
         raise Conflict(detail) from error
     except driver.ForeignKeyViolation as error:
         raise InvalidInput.of("agent_id", f"there is no agent {body.agent_id}") from error
+    await audit.record(call.tx, call.actor, "target.created", "target", target_id, row, call.request_id)
+    stored = await store.get(call.tx, target_id)
     assert stored is not None  # noqa: S101 - inserted above, in this transaction
     return Target(**stored)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,10 +19,12 @@ from quart import Quart, Request, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from coordinator.access import service as access
+from coordinator.idempotency import service as idempotency
 from coordinator.metrics import service as metrics
-from coordinator.web import later, problems
-from coordinator.web.reading import read_body, read_query
-from coordinator.web.table import Access, Actor, Call, Later, Raw, Route
+from coordinator.web import etag, later, problems
+from coordinator.web.reading import read_again, read_body, read_query
+from coordinator.web.table import Access, Actor, Call, Later, Raw, Route, Streamed
+from core.crash import crash_point
 from core.errors import CertctlError, Forbidden, NotFound, TooLarge
 from core.ids import new_id
 
@@ -65,6 +69,8 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
         body = await read_body(request, route, ctx.settings.max_body_bytes)
         query = read_query(request, route)
         call = Call(ctx, actor, body, query, path, request_id, request.headers)
+        if route.creates:
+            return await _create(route, call)
         result = await route.handler(call)
     except CertctlError as error:
         log.info("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
@@ -75,14 +81,56 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
     except Exception:
         log.exception("request_failed", route=route.path)
         return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
+    return await _success(route, result, request_id)
+
+
+async def _success(route: Route, result: Any, request_id: str) -> Response:
     if isinstance(result, Later):
         later.keep(request, result)
         return _respond(request_id, b"", route.status, later.HEADERS)
+    if isinstance(result, Streamed):
+        first = await anext(result.pieces, b"")  # what is wrong shows before the status is sent
+        return _respond(request_id, _chained(first, result.pieces), route.status, {"Content-Type": result.content_type})
     if isinstance(result, Raw):
         return _respond(
             request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}
         )
-    return _respond(request_id, msgspec.json.encode(result), route.status, {"Content-Type": "application/json"})
+    if result is None:
+        return _respond(request_id, b"", HTTPStatus.NO_CONTENT, {})
+    return _json(request_id, msgspec.json.encode(result), route.status, etag.of_answer(result))
+
+
+async def _create(route: Route, call: Call[Any, Any]) -> Response:
+    """Let a handler make something in one transaction with the answer that is kept for its ``Idempotency-Key``."""
+    key, said = call.headers.get("Idempotency-Key"), f"{route.method} {request.full_path}\n".encode()
+    async with call.ctx.db.transaction() as tx:
+        if key is not None:
+            asked = said + await read_again(request)
+            kept = await idempotency.begin(call.ctx, tx, str(call.actor), key, asked)
+            if kept is not None:
+                return _json(call.request_id, kept, route.status, "", replayed=True)
+        result = await route.handler(replace(call, opened=tx))
+        answer = msgspec.json.encode(result)
+        if key is not None:
+            await idempotency.keep(call.ctx, tx, str(call.actor), key, answer)
+        crash_point("request.answer_kept")
+    crash_point("request.committed")
+    return _json(call.request_id, answer, route.status, etag.of_answer(result))
+
+
+def _json(request_id: str, body: bytes, status: int, tag: str, *, replayed: bool = False) -> Response:
+    headers = {"Content-Type": "application/json"}
+    if tag:
+        headers["ETag"] = tag
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return _respond(request_id, body, status, headers)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
 
 
 async def authorize(ctx: Context, route: Route, request: Request, path: dict[str, str]) -> Actor:
@@ -115,7 +163,7 @@ def _check_path(path: dict[str, str]) -> None:
             raise NotFound(detail)
 
 
-def _respond(request_id: str, body: bytes, status: int, headers: dict[str, Any]) -> Response:
+def _respond(request_id: str, body: bytes | AsyncIterator[bytes], status: int, headers: dict[str, Any]) -> Response:
     merged = {**_SECURITY_HEADERS, **headers, "X-Request-ID": request_id}
     if request.scheme == "https":  # elsewhere it must not be sent (RFC 6797 section 7.2)
         merged["Strict-Transport-Security"] = "max-age=31536000"

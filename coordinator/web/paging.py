@@ -1,36 +1,48 @@
-"""Lists: pages by number or by cursor, one shape of answer.
+"""Lists: pages by number or by cursor, sorted, filtered, as JSON, CSV or JSON Lines; one shape of answer.
 
-A cursor is the sort key of the last row, ``created_at`` and ``id``, and so stays right when rows are inserted
-meanwhile. ``total`` is exact up to 10,000; numbered pages end there too, and cursors go on.
+A query struct's fields beyond those of ``PageQuery`` are the list's filters, by name. A cursor is the sort and the key
+of the last row, and so stays right when rows are inserted meanwhile. ``total`` is exact up to 10,000; numbered pages
+end there too, and cursors go on.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import EXACT_TOTAL, Listing, Rows, Window
-from coordinator.web.table import Call, Strict
+from coordinator.database.listing import EXACT_TOTAL, After, Listing, Order, Rows, Window
+from coordinator.web import tables
+from coordinator.web.table import Call, Streamed, Strict
 from core.errors import InvalidInput
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 MAX_ROWS = 500
 _ROW_ID = r"[a-z0-9-]{1,64}"
+_MOST_KEY = 2000
+Shape = Callable[[Connection, Sequence[Row]], Awaitable[list[T]]]
+"""Turns rows into what is answered; all of a page at once, so that what belongs to them takes one statement."""
 
 
 class PageQuery(Strict):
-    """Query parameters of every list: ``page`` and ``per_page``, or ``cursor`` and ``page_size``."""
+    """Query parameters of every list: ``page`` and ``per_page``, or ``cursor`` and ``page_size``.
+
+    ``sort`` names a column, with ``-`` in front from the highest value down. ``fields`` is a comma list of what each
+    row shall have. ``format`` csv or jsonl streams the whole list.
+    """
 
     page: int | None = None
     per_page: int | None = None
     cursor: str | None = None
     page_size: int | None = None
+    sort: str | None = None
+    fields: str | None = None
+    format: Literal["json", "csv", "jsonl"] = "json"
 
 
 class Page(msgspec.Struct, Generic[T], kw_only=True):
@@ -44,11 +56,58 @@ class Page(msgspec.Struct, Generic[T], kw_only=True):
     per_page: int
 
 
-def window(query: PageQuery, row_id: str = _ROW_ID) -> Window:
-    """Check the paging parameters; raise ``InvalidInput`` that names the wrong one.
+def filters_of(query: PageQuery) -> dict[str, Any]:
+    """Return the filters of a list's query by name, those that are not given as None."""
+    own = set(query.__struct_fields__) - set(PageQuery.__struct_fields__)
+    return {name: getattr(query, name) for name in query.__struct_fields__ if name in own}
 
-    ``row_id`` is the pattern of the ids of the list's rows: a cursor of another list is refused by it.
+
+def plain(view: type[T]) -> Shape[T]:
+    """Return the shape of rows whose columns are the fields of what is answered."""
+
+    async def shape(_conn: Connection, rows: Sequence[Row]) -> list[T]:
+        return [of_row(view, row) for row in rows]
+
+    return shape
+
+
+def of_row(view: type[T], row: Row) -> T:
+    """Return a row's columns as a struct with fields of the same names."""
+    return view(**{name: row[name] for name in view.__struct_fields__})
+
+
+async def read_page(
+    call: Call[Any, Any], listing: Listing, view: type[T], shape: Shape[T] | None = None, **filters: Any
+) -> Page[T] | Streamed:
+    """Return the page of a list that a call's query asks for, each row as a ``view``.
+
+    ``filters`` are those that do not stand in the query.
     """
+    query: PageQuery = call.query
+    wanted, shape = {**filters_of(query), **filters}, shape or plain(view)
+    chosen = _chosen_fields(query, view)
+    if query.format != "json":
+        pieces = _pieces(call, listing, shape, wanted)
+        return tables.streamed(query.format, chosen or view.__struct_fields__, pieces)
+    where = window(query, listing)
+    async with call.ctx.db.connection() as conn:
+        rows = await listing.read(conn, where, wanted, call.actor.scope)
+        shown = await shape(conn, rows.found[: where.limit])
+    page = page_of(rows, where, shown)
+    return page if chosen is None else _sparse(page, chosen)
+
+
+async def _pieces(
+    call: Call[Any, Any], listing: Listing, shape: Shape[T], wanted: dict[str, Any]
+) -> AsyncIterator[list[T]]:
+    order = _order(call.query, listing)
+    async with call.ctx.db.connection() as conn:
+        async for rows in listing.stream(conn, order, wanted, call.actor.scope):
+            yield await shape(conn, rows)
+
+
+def window(query: PageQuery, listing: Listing) -> Window:
+    """Check the paging parameters; raise ``InvalidInput`` that names the wrong one."""
     if query.cursor is not None and query.page is not None:
         raise InvalidInput.of("page", "goes with per_page; with a cursor, leave it out")
     size_name = "per_page" if query.page_size is None else "page_size"
@@ -56,59 +115,82 @@ def window(query: PageQuery, row_id: str = _ROW_ID) -> Window:
     size = 50 if size is None else size
     if not 1 <= size <= MAX_ROWS:
         raise InvalidInput.of(size_name, f"is {size}; a page holds 1 to {MAX_ROWS} rows")
+    order = _order(query, listing)
     if query.cursor is not None:
-        return Window(size, 0, _decode_cursor(query.cursor, row_id), None)
+        return Window(size, 0, _decode_cursor(query.cursor, listing, order), None, order)
     page = 1 if query.page is None else query.page
     if page < 1:
         raise InvalidInput.of("page", "counts from 1")
     if page * size > EXACT_TOTAL:
         raise InvalidInput.of("page", f"page × {size_name} is at most {EXACT_TOTAL}; go on with next_cursor instead")
-    return Window(size, (page - 1) * size, None, page)
+    return Window(size, (page - 1) * size, None, page, order)
 
 
-async def read_page(
-    call: Call[Any, Any], listing: Listing, shape: Callable[[Row], T], **filters: str | None
-) -> Page[T]:
-    """Return the page of a list that a call's query asks for, each row in the ``shape`` of the answer."""
-    where = list_window(call.query, listing)
-    async with call.ctx.db.connection() as conn:
-        rows = await listing.read(conn, where, **filters)
-    return page_of(rows, where, shape, listing.moment)
-
-
-def list_window(query: PageQuery, listing: Listing) -> Window:
-    """Return which rows of a list a query asks for."""
-    return window(query, f"{listing.id_prefix}-{_ROW_ID}")
-
-
-def page_of(rows: Rows, where: Window, shape: Callable[[Row], T], moment: str = "created_at") -> Page[T]:
+def page_of(rows: Rows, where: Window, shown: list[T]) -> Page[T]:
     """Build the answer; the one row beyond the limit only tells that there is more."""
-    shown = rows.found[: where.limit]
     more = len(rows.found) > where.limit
     return Page(
-        data=[shape(row) for row in shown],
+        data=shown,
         total=min(rows.total, EXACT_TOTAL),
         total_exact=rows.total <= EXACT_TOTAL,
-        next_cursor=_encode_cursor(shown[-1][moment], shown[-1]["id"]) if more else None,
+        next_cursor=_encode_cursor(where.order, rows.found[where.limit - 1]) if more else None,
         page=where.page,
         per_page=where.limit,
     )
 
 
-def _encode_cursor(moment: datetime, row_id: object) -> str:
-    return base64.urlsafe_b64encode(f"{moment.isoformat()}|{row_id}".encode()).decode().rstrip("=")
+def _order(query: PageQuery, listing: Listing) -> Order:
+    if query.sort is None:
+        return listing.default_order
+    name = query.sort.removeprefix("-")
+    if name not in listing.sorts:
+        raise InvalidInput.of("sort", f"is {query.sort[:40]!r}; this list is sorted by {', '.join(listing.sorts)}")
+    return Order(name, query.sort.startswith("-"))
 
 
-def _decode_cursor(text: str, row_id: str) -> tuple[datetime, str]:
+def _chosen_fields(query: PageQuery, view: type[msgspec.Struct]) -> tuple[str, ...] | None:
+    if query.fields is None:
+        return None
+    chosen = tuple(dict.fromkeys(query.fields.split(",")))
+    for name in chosen:
+        if name not in view.__struct_fields__:
+            raise InvalidInput.of("fields", f"there is no {name[:40]!r}; there are {', '.join(view.__struct_fields__)}")
+    return chosen
+
+
+def _sparse(page: Page[T], chosen: tuple[str, ...]) -> Page[Any]:
+    return msgspec.structs.replace(page, data=[{name: getattr(row, name) for name in chosen} for row in page.data])
+
+
+def _encode_cursor(order: Order, row: Row) -> str:
+    words = [order.name, order.descending, row["sort_key"], str(row["id"])]
+    return base64.urlsafe_b64encode(msgspec.json.encode(words)).decode().rstrip("=")
+
+
+def _decode_cursor(text: str, listing: Listing, order: Order) -> After:
     try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        moment, _, found = raw.partition("|")
-        key = datetime.fromisoformat(moment).astimezone(UTC), found
-    except (ValueError, OverflowError) as error:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        name, descending, key, row_id = msgspec.json.decode(raw, type=tuple[str, bool, str, str])
+    except (ValueError, msgspec.MsgspecError) as error:
         raise _foreign_cursor() from error
-    if datetime.fromisoformat(moment).tzinfo is None or not re.fullmatch(row_id, found):
+    pattern = f"{listing.id_prefix}-{_ROW_ID}" if listing.id_prefix else "[0-9]{1,18}"
+    if not re.fullmatch(pattern, row_id) or len(key) > _MOST_KEY or "\0" in key or not _reads(listing, name, key):
         raise _foreign_cursor()
-    return key
+    if Order(name, descending) != order:
+        raise InvalidInput.of("cursor", "belongs to another sort; ask with the sort that it came from")
+    return After(key, row_id)
+
+
+_KEYS = {
+    "text": r"(?s:.*)",
+    "bigint": r"-?[0-9]{1,18}",
+    "timestamptz": r"\d{4,6}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\+00",
+}
+"""What PostgreSQL writes for a sort key of each type; anything else would be an error of a statement."""
+
+
+def _reads(listing: Listing, name: str, key: str) -> bool:
+    return name in listing.sorts and re.fullmatch(_KEYS[listing.sorts[name].type], key) is not None
 
 
 def _foreign_cursor() -> InvalidInput:

@@ -19,7 +19,7 @@ _NUL = "holds the character NUL, which cannot be stored; remove it"
 async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
     """Return the body as the route's struct; raise ``InvalidInput`` or ``UnsupportedMedia``."""
     request.max_content_length = max_bytes
-    data = await request.get_data(cache=False, as_text=False)
+    data = await request.get_data(cache=route.creates, as_text=False)
     if route.request is NoBody:
         if data.strip() not in {b"", b"{}"}:
             raise InvalidInput.of("body", "is not read by this route; send none")
@@ -39,6 +39,13 @@ async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
         for field in nul_fields(msgspec.json.decode(data)):
             raise InvalidInput.of(field, _NUL)
     return body
+
+
+async def read_again(request: Request) -> bytes:
+    """Return the bytes of a body that ``read_body`` has read for a route that creates something."""
+    data = await request.get_data(as_text=False)
+    assert isinstance(data, bytes)  # noqa: S101 - the framework's signature does not tell
+    return data
 
 
 def nul_fields(value: object, path: str = "") -> Iterator[str]:

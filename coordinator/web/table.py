@@ -6,14 +6,17 @@ Every room exports ``ROUTES``; dispatch, the permission matrix and the OpenAPI d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 from werkzeug.datastructures import Headers
 
+from coordinator.database.connection import Transaction
+from coordinator.database.listing import EVERYTHING, Scope
 from core.errors import CertctlError
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Permission(StrEnum):
     CERTIFICATES_WRITE = "certificates:write"
     TARGETS_WRITE = "targets:write"
     PROFILES_WRITE = "profiles:write"
+    PEOPLE_WRITE = "people:write"
     ENROLLMENT = "enrollment:write"
     AUDIT_READ = "audit:read"
     KEYS = "keys:write"
@@ -58,6 +62,7 @@ class Actor(msgspec.Struct, frozen=True):
     id: str = ""
     name: str = ""
     role: str = ""
+    scope: Scope = EVERYTHING
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}" if self.id else self.kind
@@ -86,7 +91,10 @@ Q = TypeVar("Q")
 
 @dataclass(frozen=True)
 class Call(Generic[B, Q]):
-    """One request, read and checked: typed body and query, path parameters, who calls."""
+    """One request, read and checked: typed body and query, path parameters, who calls.
+
+    ``opened`` is the transaction of a request that creates something, see ``Route.creates``.
+    """
 
     ctx: Context
     actor: Actor
@@ -95,6 +103,13 @@ class Call(Generic[B, Q]):
     path: dict[str, str]
     request_id: str
     headers: Headers
+    opened: Transaction | None = None
+
+    @property
+    def tx(self) -> Transaction:
+        """Return the transaction that is committed together with the answer to an ``Idempotency-Key``."""
+        assert self.opened is not None, "this route creates nothing"  # noqa: S101
+        return self.opened
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,14 @@ class Raw:
     content: bytes
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An answer in pieces, for what is too long to be held in memory."""
+
+    pieces: AsyncIterator[bytes]
+    content_type: str
 
 
 class Later(ABC):
@@ -140,3 +163,12 @@ class Route:
     status: int = 200
     errors: tuple[type[CertctlError], ...] = ()
     content_type: str = "application/json"
+
+    @property
+    def creates(self) -> bool:
+        """Say whether a request makes something new: repeated under one ``Idempotency-Key`` it does so once.
+
+        Such a handler works in ``Call.tx``. An enrollment needs none of this: its key pair tells a repetition.
+        """
+        created = self.status in {HTTPStatus.CREATED, HTTPStatus.ACCEPTED}
+        return self.method == "POST" and created and isinstance(self.access, Permission)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
 from typing import Any
 
 import pytest
 
+from coordinator.agents.store import LISTING as AGENTS
+from coordinator.certificates.store import LISTING as CERTIFICATES
+from coordinator.database import listing
+from coordinator.jobs.store import LISTING as JOBS
+from coordinator.teams.store import LISTING as TEAMS
 from tests.coordinator.world import World, problem
 
 pytestmark = pytest.mark.anyio
@@ -22,11 +31,26 @@ async def full(world: World) -> World:
             target_ids=[target], common_name=f"n{number % 5}.example.com", environment=environment, lifetime_s=3600
         )
         await world.post("/api/v1/profiles", {"name": f"profile {number}", "max_lifetime_s": 3600})
+        await world.post("/api/v1/teams", {"name": f"team {number % 7}.{number}", "description": "x" * (number % 3)})
         await world.post("/api/v1/api-keys", {"name": f"key {number}", "role": "viewer"})
     return world
 
 
-LISTS = ["certificates", "targets", "agents", "jobs", "profiles", "api-keys", "enrollment-tokens", "issuers", "audit"]
+LISTS = [
+    "certificates",
+    "teams",
+    "targets",
+    "agents",
+    "jobs",
+    "profiles",
+    "api-keys",
+    "enrollment-tokens",
+    "issuers",
+    "audit",
+]
+
+
+SORTED = {"certificates": CERTIFICATES, "agents": AGENTS, "jobs": JOBS, "teams": TEAMS}
 
 
 async def walk(world: World, path: str, **query: Any) -> list[dict[str, Any]]:
@@ -53,6 +77,57 @@ async def test_every_list_is_the_same_by_number_and_by_cursor(full: World, subte
             for page in range(1, 10):
                 numbered += (await full.get(f"/api/v1/{path}", page=page, per_page=5))["data"]
             assert numbered == every["data"][:45]
+
+
+async def test_every_sort_is_the_same_by_number_and_by_cursor(full: World, subtests: pytest.Subtests) -> None:
+    for path, sorted_list in SORTED.items():
+        for name in sorted_list.sorts:
+            for sort in (name, f"-{name}"):
+                with subtests.test(f"{path} {sort}"):
+                    every = (await full.get(f"/api/v1/{path}", per_page=500, sort=sort))["data"]
+                    assert len(every) > 20
+                    assert await walk(full, path, page_size=7, sort=sort) == every
+                    backwards = sort.removeprefix("-") if sort.startswith("-") else f"-{sort}"
+                    other = (await full.get(f"/api/v1/{path}", per_page=500, sort=backwards))["data"]
+                    assert other == every[::-1]
+
+
+async def test_a_sort_is_by_the_value_itself(full: World) -> None:
+    names = [row["name"] for row in await walk(full, "teams", page_size=5, sort="name")]
+    assert names == sorted(names)
+
+
+async def test_a_cursor_belongs_to_its_sort(full: World) -> None:
+    cursor = (await full.get("/api/v1/teams", page_size=1, sort="name"))["next_cursor"]
+    problem(await full.call("GET", "/api/v1/teams", params={"cursor": cursor, "sort": "-name"}), 400, "cursor")
+    problem(await full.call("GET", "/api/v1/teams", params={"cursor": cursor}), 400, "cursor")
+    problem(await full.call("GET", "/api/v1/teams", params={"sort": "colour"}), 400, "sort")
+    broken = base64.urlsafe_b64encode(b'["created_at", true, "yesterday", "team-1"]').decode()
+    problem(await full.call("GET", "/api/v1/teams", params={"cursor": broken}), 400, "cursor")
+
+
+async def test_rows_can_be_sparse(full: World) -> None:
+    page = await full.get("/api/v1/certificates", per_page=2, fields="id,common_name")
+    assert [list(row) for row in page["data"]] == [["id", "common_name"]] * 2
+    problem(await full.call("GET", "/api/v1/certificates", params={"fields": "id,key"}), 400, "fields")
+
+
+async def test_whole_lists_are_streamed_as_csv_and_json_lines(full: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PIECE", 7)
+    every = await walk(full, "certificates", page_size=500, environment="test")
+    lines = await full.call("GET", "/api/v1/certificates", params={"format": "jsonl", "environment": "test"})
+    assert lines.headers["Content-Type"] == "application/jsonl"
+    assert [json.loads(line) for line in lines.text.splitlines()] == every
+    query = {"format": "csv", "environment": "test", "fields": "id,common_name,tags"}
+    cells = list(csv.reader(io.StringIO((await full.call("GET", "/api/v1/certificates", params=query)).text)))
+    assert cells[0] == ["id", "common_name", "tags"]
+    assert cells[1:] == [[row["id"], row["common_name"], "{}"] for row in every]
+
+
+async def test_a_cell_is_no_formula(world: World) -> None:
+    await world.post("/api/v1/teams", {"name": "=cmd|' /C calc'!A0"})
+    text = (await world.call("GET", "/api/v1/teams", params={"format": "csv", "fields": "name"})).text
+    assert "'=cmd|' /C calc'!A0" in text
 
 
 async def test_newest_comes_first(full: World) -> None:

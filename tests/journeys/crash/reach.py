@@ -40,7 +40,7 @@ UNREACHED = (
         "made at the first start only",
         AFTER_THE_FIRST,
     ),
-    Unreached(("certificate.created", "certificate.creation_committed"), "it is wanted already", AFTER_THE_FIRST),
+    Unreached(("certificate.created",), "it is wanted already", AFTER_THE_FIRST),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
     Unreached(("renewal.queued",), "nothing is due before it was issued", ("first",)),
     Unreached(

@@ -1,0 +1,60 @@
+"""Owners over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from coordinator.owners import store
+from coordinator.web.paging import PageQuery
+from coordinator.web.resource import Resource, Use, routes
+from coordinator.web.table import Permission, Strict
+
+EMAIL = r"^([^@\s,;<>]{1,64}@[^@\s,;<>]{1,255})?$"
+
+
+class OwnerBody(Strict):
+    """Somebody who answers for certificates. Without ``email`` nobody can be written to."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    email: Annotated[str, msgspec.Meta(pattern=EMAIL)] = ""
+    team_id: str = "default"
+
+
+class Owner(msgspec.Struct):
+    """An owner as it is."""
+
+    id: str
+    name: str
+    email: str
+    team_id: str
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class OwnerQuery(PageQuery):
+    """Filters of the owner list."""
+
+    name: str | None = None
+    email: str | None = None
+    team_id: str | None = None
+
+
+OWNERS = Resource(
+    "owner",
+    "/api/v1/owners",
+    "o",
+    store.TABLE,
+    store.LISTING,
+    OwnerBody,
+    Owner,
+    Permission.PEOPLE_WRITE,
+    OwnerQuery,
+    uses=(Use("certificates", "owner_id", "certificates"),),
+    references={"team_id": "team_id"},
+    kept=frozenset({"default"}),
+)
+ROUTES = routes(OWNERS)

@@ -1,0 +1,1 @@
+"""Teams: who certificates and their owners belong to."""

@@ -1,0 +1,267 @@
+"""Things that people make and change, all handled alike: list, make, get, replace, merge, remove.
+
+A room says what its thing is made of – table, body, view, rules – and gets its routes. PUT replaces the whole; PATCH
+merges (RFC 7396) and is then the same as a PUT of the result. ``If-Match`` guards both and DELETE. What is still in use
+is not removed, and the answer says by what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from coordinator.audit import service as audit
+from coordinator.database import driver
+from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing
+from coordinator.database.table import Table
+from coordinator.web import etag
+from coordinator.web.paging import Page, PageQuery, Shape, plain, read_page
+from coordinator.web.problems import decode_error
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
+from core.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Refused
+from core.ids import check_chosen, new_id
+
+B = TypeVar("B", bound=Strict)
+V = TypeVar("V", bound=msgspec.Struct)
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Use:
+    """Where a thing may be in use: rows of ``table`` that name it in ``column``; ``words`` are their plural."""
+
+    table: str
+    column: str
+    words: str
+
+
+async def take_as_it_is(_conn: Connection, body: Any, _row: Row | None) -> Values:
+    """Return a body's fields as the values of columns of the same names."""
+    return {name: msgspec.to_builtins(getattr(body, name)) for name in body.__struct_fields__}
+
+
+@dataclass(frozen=True)
+class Resource(Generic[B, V]):
+    """One kind of thing. ``body`` is what callers set, ``view`` what they read.
+
+    ``values`` checks a body (with the row it replaces, if any) and returns the columns' values; it raises
+    ``InvalidInput`` or ``Refused``. ``references`` says, by name of a foreign key's constraint, which field is wrong
+    when it does not hold. ``kept`` are ids of ready-made rows, which stay.
+    """
+
+    kind: str
+    path: str
+    id_prefix: str
+    table: Table
+    listing: Listing
+    body: type[B]
+    view: type[V]
+    write: Permission
+    query: type[PageQuery] = PageQuery
+    read: Permission = Permission.READ
+    values: Callable[[Connection, B, Row | None], Awaitable[Values]] = take_as_it_is
+    shape: Shape[V] | None = None
+    uses: tuple[Use, ...] = ()
+    references: Mapping[str, str] | None = None
+    kept: frozenset[str] = frozenset()
+    unique: str = "name"
+
+    @property
+    def parameter(self) -> str:
+        """Return the name of the path parameter."""
+        return f"{self.kind}_id"
+
+    async def one(self, conn: Connection, row: Row) -> V:
+        """Return a row as callers read it."""
+        (view,) = await (self.shape or plain(self.view))(conn, [row])
+        return view
+
+    async def locked(self, tx: Transaction, row_id: str) -> Row:
+        """Return a row, locked; raise ``NotFound``."""
+        return self.found(await self.table.get(tx, row_id, lock=True), row_id)
+
+    def found(self, row: Row | None, row_id: str) -> Row:
+        """Return the row, or raise ``NotFound``."""
+        if row is None:
+            detail = f"there is no {self.words} {row_id}"
+            raise NotFound(detail)
+        return row
+
+    @property
+    def words(self) -> str:
+        """Return what people call one."""
+        return self.kind.replace("_", " ")
+
+    async def store(self, tx: Transaction, row_id: str, body: B, before: Row | None) -> Row:
+        """Insert or replace a row; raise what its constraints mean."""
+        values = await self.values(tx, body, before)
+        write = self.table.insert if before is None else self.table.replace
+        try:
+            async with tx.savepoint():
+                return await write(tx, row_id, values)
+        except driver.UniqueViolation as error:
+            what = f"the id {row_id}" if "pkey" in str(getattr(error, "constraint_name", "")) else f"this {self.unique}"
+            detail = f"another {self.words} has {what} already; choose another"
+            raise Conflict(detail) from error
+        except driver.ForeignKeyViolation as error:
+            constraint = str(getattr(error, "constraint_name", ""))
+            for part, field in (self.references or {}).items():
+                if part in constraint:
+                    raise InvalidInput.of(field, f"there is no {getattr(body, field)}") from error
+            raise
+
+    async def check_unused(self, tx: Transaction, row_id: str) -> None:
+        """Raise ``Conflict`` that says what still needs the row."""
+        if row_id in self.kept:
+            detail = f"{row_id} is ready-made and stays; what uses it by default would have nothing"
+            raise Conflict(detail)
+        for use in self.uses:
+            count, some = await self.table.count_users(tx, use.table, use.column, row_id)
+            if count:
+                names = ", ".join(some) + (", …" if count > len(some) else "")
+                detail = f"{row_id} is in use by {count} {use.words} ({names}); give them another {self.words} first"
+                raise Conflict(detail)
+
+
+def routes(resource: Resource[Any, Any]) -> list[Route]:
+    """Return the routes of a resource."""
+    words, view = resource.words, resource.view
+    one = f"{resource.path}/{{{resource.parameter}}}"
+    changes = (NotFound, PreconditionFailed, Conflict, Refused)
+    table = [
+        Route("GET", resource.path, _list(resource), resource.read, f"List {words}s", Page[view], query=resource.query),  # type: ignore[valid-type]
+        Route("POST", resource.path, _create(resource), resource.write, f"Add a {words}", view,
+              request=_body_with_id(resource), status=201, errors=(Conflict, Refused)),
+        Route("GET", one, _get(resource), resource.read, f"Get a {words}", view, errors=(NotFound,)),
+        Route("PUT", one, _replace(resource), resource.write, f"Replace a {words}", view,
+              request=resource.body, errors=changes),
+        Route("PATCH", one, _merge(resource), resource.write, f"Change parts of a {words}", view,
+              request=_patch_of(resource.body), errors=changes),
+        Route("DELETE", one, _remove(resource), resource.write, f"Remove a {words}", None, status=204,
+              errors=(NotFound, PreconditionFailed, Conflict)),
+    ]  # fmt: skip
+    for route in table:
+        route.handler.__module__ = f"coordinator.{resource.table.name}.routes"
+    return table
+
+
+def _list(resource: Resource[Any, Any]) -> Any:
+    async def list_all(call: Call[NoBody, Any]) -> Any:
+        """List them; filters, sorts and fields are in the query."""
+        return await read_page(call, resource.listing, resource.view, resource.shape)
+
+    return list_all
+
+
+def _get(resource: Resource[Any, Any]) -> Any:
+    async def get(call: Call[NoBody, NoQuery]) -> Any:
+        """Return one; its ETag is its revision."""
+        row_id = call.path[resource.parameter]
+        async with call.ctx.db.connection() as conn:
+            return await resource.one(conn, resource.found(await resource.table.get(conn, row_id), row_id))
+
+    return get
+
+
+def _create(resource: Resource[Any, Any]) -> Any:
+    async def create(call: Call[Any, NoQuery]) -> Any:
+        """Add one; what is left out takes its default."""
+        chosen = call.body.id
+        row_id = new_id(resource.id_prefix) if chosen is None else check_chosen(resource.id_prefix, chosen)
+        fields = {name: getattr(call.body, name) for name in resource.body.__struct_fields__}
+        body = resource.body(**fields)
+        row = await resource.store(call.tx, row_id, body, None)
+        await _record(call, call.tx, resource, "created", row_id, body)
+        return await resource.one(call.tx, row)
+
+    return create
+
+
+def _replace(resource: Resource[Any, Any]) -> Any:
+    async def replace(call: Call[Any, NoQuery]) -> Any:
+        """Replace the whole; what is left out takes its default again."""
+        return await _change(call, resource, lambda _row: call.body)
+
+    return replace
+
+
+def _merge(resource: Resource[Any, Any]) -> Any:
+    async def merge(call: Call[Any, NoQuery]) -> Any:
+        """Change the named fields (RFC 7396): null brings back a default, objects are merged."""
+        return await _change(call, resource, lambda row: merged(resource.body, row, call.body))
+
+    return merge
+
+
+def _remove(resource: Resource[Any, Any]) -> Any:
+    async def remove(call: Call[NoBody, NoQuery]) -> None:
+        """Remove one that nothing uses."""
+        row_id = call.path[resource.parameter]
+        async with call.ctx.db.transaction() as tx:
+            row = await resource.locked(tx, row_id)
+            etag.check(call, row)
+            await resource.check_unused(tx, row_id)
+            await resource.table.remove(tx, row_id)
+            await _record(call, tx, resource, "removed", row_id, {"name": row["name"]})
+
+    return remove
+
+
+async def _change(call: Call[Any, Any], resource: Resource[B, V], body_of: Callable[[Row], B]) -> V:
+    row_id = call.path[resource.parameter]
+    async with call.ctx.db.transaction() as tx:
+        before = await resource.locked(tx, row_id)
+        etag.check(call, before)
+        body = body_of(before)
+        row = await resource.store(tx, row_id, body, before)
+        await _record(call, tx, resource, "updated", row_id, body)
+        return await resource.one(tx, row)
+
+
+async def _record(
+    call: Call[Any, Any], tx: Transaction, resource: Resource[Any, Any], what: str, row_id: str, told: Any
+) -> None:
+    details = msgspec.to_builtins(told)
+    await audit.record(tx, call.actor, f"{resource.kind}.{what}", resource.kind, row_id, details, call.request_id)
+
+
+def merged(body: type[B], row: Row, patch: msgspec.Struct) -> B:
+    """Return a row with a patch merged into it, as a body; raise ``InvalidInput`` where that is none."""
+    present = {name: row[name] for name in body.__struct_fields__}
+    try:
+        return msgspec.convert(_merged(present, msgspec.to_builtins(patch)), body)
+    except msgspec.ValidationError as error:
+        raise decode_error(error) from error
+
+
+def _merged(target: Any, patch: Any) -> Any:
+    """Merge as RFC 7396 section 2 says."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value)
+    return result
+
+
+def _body_with_id(resource: Resource[Any, Any]) -> type[msgspec.Struct]:
+    name = f"Create{resource.view.__name__}"
+    made = msgspec.defstruct(name, [("id", str | None, None)], bases=(resource.body,), kw_only=True)
+    made.__doc__ = f"{resource.body.__doc__ or ''}\n\n``id`` may be chosen."
+    return made
+
+
+def _patch_of(body: type[Strict]) -> type[msgspec.Struct]:
+    fields = [(f.encode_name, f.type | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
+    made = msgspec.defstruct(f"{body.__name__}Patch", fields, bases=(Strict,), kw_only=True)
+    made.__doc__ = "The fields to change; null brings back a default."
+    return made
