@@ -103,6 +103,9 @@ def translated(raw: RawConnection | None = None) -> Iterator[None]:
     try:
         yield
     except driver.TOO_SLOW as error:
+        if raw is not None and isinstance(error, TimeoutError):
+            # The server did not even cut the statement off by itself, so it would not hear a rollback either.
+            raw.terminate()
         raise DeadlineExceeded("the database took too long to answer; try again") from error
     except driver.TRY_AGAIN as error:
         raise Transient("another change to the same data came first; try again") from error

@@ -7,11 +7,15 @@ into ``Conflict`` from here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
 
 import asyncpg
+
+# A pool that cannot connect again warns with a traceback each time; who needs the database tells of it in a line.
+logging.getLogger("asyncpg").setLevel(logging.ERROR)
 
 Error: type[Exception] = asyncpg.PostgresError
 UniqueViolation: type[Exception] = asyncpg.UniqueViolationError

@@ -173,6 +173,28 @@ async def test_an_exhausted_pool_is_transient(empty_database_url: str, monkeypat
     await db.close()
 
 
+async def test_a_server_that_does_not_answer_is_waited_for_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is thrown away: whatever is said on it next, a rollback as well, would wait for it again."""
+    monkeypatch.setattr(pool, "COMMAND_DEADLINE_S", 0.3)
+    database = await Database.open(database_url, max_connections=1)
+    backend = 0
+    try:
+        async with database.connection() as conn:
+            backend = await conn.fetchval("SELECT pg_backend_pid()")
+            os.kill(backend, signal.SIGSTOP)
+            with pytest.raises(DeadlineExceeded):
+                await conn.fetchval("SELECT 1")
+            with pytest.raises(Transient, match="not reachable"):
+                await conn.fetchval("SELECT 2")
+        async with database.connection() as conn:
+            assert await conn.fetchval("SELECT pg_backend_pid()") != backend
+    finally:
+        os.kill(backend, signal.SIGCONT)
+        await database.close()
+
+
 async def test_what_takes_too_long_is_ended(database: Database) -> None:
     async with database.transaction() as tx:
         await tx.execute("SET LOCAL statement_timeout = '20ms'")
