@@ -38,6 +38,10 @@ class OwnPostgres:
         self.process.await_ready(lambda: subprocess.run(asked, check=False).returncode == 0)
         return self
 
+    def freeze(self) -> list[int]:
+        """Stop every process of it, so that nothing is refused and nothing answered; return them for ``thaw``."""
+        return _freeze(self.process.pid)
+
     def dump(self) -> str:
         """Return the whole database as pg_dump writes it."""
         argv = [str(self._bin / "pg_dump"), self.url]
@@ -68,6 +72,19 @@ class Postmaster(Process):
         self.signal(signal.SIGINT)
         wait_until("the end of PostgreSQL", lambda: not self.running())
         return self.returncode()
+
+
+def thaw(pids: list[int]) -> None:
+    """Let frozen processes go on."""
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _freeze(pid: int) -> list[int]:
+    """Stop a process, then those below it: a parent that is stopped makes no more of them and buries none."""
+    os.kill(pid, signal.SIGSTOP)
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [pid, *(each for child in found.stdout.split() for each in _freeze(int(child)))]
 
 
 def packaged_program(name: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fleet.config import Faults
+from benchmarks.lab.postgres import thaw
 from benchmarks.soak.estate import Estate
 from benchmarks.soak.network import DATABASE
 
@@ -81,10 +80,8 @@ class Trouble:
         return Struck("PostgreSQL crashed", "immediate", self._estate.postgres.start)
 
     def _freeze_postgres(self) -> Struck:
-        pids = _family(self._estate.postgres.process.pid)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        return Struck("PostgreSQL frozen", f"{len(pids)} processes", lambda: _wake(pids))
+        pids = self._estate.postgres.freeze()
+        return Struck("PostgreSQL frozen", f"{len(pids)} processes", lambda: thaw(pids))
 
     def _cut_coordinator(self) -> Struck:
         node = self._chance.choice(self._estate.nodes)
@@ -128,17 +125,6 @@ class Trouble:
     def _agents_with(self, faults: Faults, kind: str, where: str, number: int) -> Struck:
         self._estate.fleet.set_faults(faults, number)
         return Struck(kind, where, lambda: self._estate.fleet.set_faults(Faults(), number))
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and all below it, parents first."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [pid, *(each for child in found.stdout.split() for each in _family(int(child)))]
-
-
-def _wake(pids: list[int]) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
 
 
 def _fill(path: Path, *, leave: int) -> None:
