@@ -86,11 +86,18 @@ async def claim(
 
 
 async def extend_leases(conn: Connection, agent_id: str, boot: str, held: Sequence[str], lease: timedelta) -> None:
-    """Lengthen the leases that the agent's process says it still works on."""
+    """Lengthen the leases that the agent's process says it still works on.
+
+    Whoever has one of the jobs locked is about to end it; to wait for that with others in hand can be a deadlock.
+    """
     await conn.execute(
         """
-        UPDATE jobs SET lease_until = now() + $4::interval
-        WHERE agent_id = $1 AND lease_owner = $2 AND id = ANY($3) AND state IN ('AwaitingCSR', 'Running')
+        WITH working AS (
+          SELECT id FROM jobs
+          WHERE agent_id = $1 AND lease_owner = $2 AND id = ANY($3) AND state IN ('AwaitingCSR', 'Running')
+          FOR UPDATE SKIP LOCKED
+        )
+        UPDATE jobs SET lease_until = now() + $4::interval FROM working WHERE jobs.id = working.id
         """,
         agent_id,
         boot,

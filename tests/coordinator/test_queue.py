@@ -183,6 +183,19 @@ async def test_what_is_held_keeps_its_lease(world: World) -> None:
     assert await bindings.reconcile(world.ctx) == 0
 
 
+async def test_a_job_that_is_just_ended_does_not_hold_up_the_poll_that_names_it(world: World) -> None:
+    agent = await world.agent()
+    await world.certificate(target_ids=[await world.target(agent, name) for name in ("site-a", "site-b")])
+    await agent.issue(await agent.item())
+    items = await agent.poll()
+    await make_due(world)
+    async with world.ctx.db.transaction() as ending:
+        await ending.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", items[0].job_id)
+        async with asyncio.timeout(5):
+            await agent.poll(held=tuple(item.job_id for item in items))
+    assert await bindings.reconcile(world.ctx) == 1, "the lease of the other one was lengthened"
+
+
 @pytest.mark.parametrize(
     "gap",
     [
