@@ -174,7 +174,11 @@ class Double:
         return reply
 
     async def _answer(self, request: h11.Request, body: bytes) -> Reply:
-        asked = _read(request, body)
+        headers = {name.decode(): value.decode() for name, value in request.headers}
+        return await self.hear(read_request(request.method.decode(), request.target.decode(), headers, body))
+
+    async def hear(self, asked: Asked) -> Reply:
+        """Take a request, however it came, and return its answer."""
         self.asked.append(asked)
         self._notify()
         if self.instead[asked.route]:
@@ -254,14 +258,14 @@ class Double:
         )
 
 
-def _read(request: h11.Request, body: bytes) -> Asked:
-    url = urlsplit(request.target.decode())
-    headers = {name.decode(): value.decode() for name, value in request.headers}
-    for (method, pattern), route in _ROUTES.items():
+def read_request(method: str, target: str, headers: dict[str, str], body: bytes) -> Asked:
+    """Find the route of a request."""
+    url = urlsplit(target)
+    for (route_method, pattern), route in _ROUTES.items():
         match = re.fullmatch(pattern, url.path)
-        if match and method == request.method.decode():
+        if match and method == route_method:
             return Asked(route, match.groups(), dict(parse_qsl(url.query, keep_blank_values=True)), headers, body)
-    raise AssertionError(f"the agent asked for {request.method.decode()} {url.path}")
+    raise AssertionError(f"the agent asked for {method} {url.path}")
 
 
 async def _receive(http: h11.Connection, stream: trio.abc.Stream) -> tuple[h11.Request, bytes] | None:
