@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,18 @@ class FailingRunner:
             self._left -= 1
             return CommandResult(1, "it broke")
         return await self._real.run(command)
+
+
+class CountingRunner(FailingRunner):
+    """Fails nothing, and counts the commands with the word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word, 0)
+        self.count = 0
+
+    async def run(self, command: Command) -> CommandResult:
+        self.count += self._word in command.argv
+        return await super().run(command)
 
 
 class OnceThenFailing(FailingRunner):
@@ -243,6 +256,30 @@ async def test_an_unfinished_undo_does_not_overwrite_what_an_operator_did(world:
     new = world.authority.issue()
     assert (await world.deploy(new)).outcome == "served"
     assert world.holds(new)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("layout", ["current", "separate"])
+async def test_what_an_operator_left_half_replaced_is_put_back_and_never_loaded(world: World, layout: str) -> None:
+    """It is no pair, so the server goes on with what it runs with, the new one; the next renewal mends it."""
+    await world.install(layout)
+    theirs = world.authority.issue()
+    world.cert.unlink()
+    world.cert.write_bytes(theirs.cert_pem)
+    key, new, runner = world.key.read_bytes(), world.authority.issue(), CountingRunner("reload")
+    config = world.config(layout, probe={"port": free_port(), "timeout_s": 0.3})
+    outcome = await world.deployer(runner=runner).deploy(new.item(config), new.secret)
+    assert runner.count == 1, "the new pair was loaded, what is no pair was not even tried"
+    assert outcome.failure is not None
+    assert (outcome.failure.step, outcome.undo) == ("served", "failed")
+    assert re.search("THE UNDO FAILED: the live configuration.*key values mismatch", outcome.failure.cause)
+    assert not world.cert.is_symlink()
+    assert (world.cert.read_bytes(), world.key.read_bytes()) == (theirs.cert_pem, key)
+    shows(world.nginx.port, new)
+    newer = world.authority.issue()
+    assert (await world.deploy(newer, layout)).outcome == "served"
+    assert world.holds(newer, layout)
+    assert world.journals() == world.leftovers() == []
 
 
 @pytest.mark.trio
