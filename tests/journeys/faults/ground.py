@@ -66,6 +66,10 @@ class Trouble:
         probe = {"port": self.server.port, "sni": self.site, "timeout_s": self.probe_s}
         return {"layout": self.layout, "probe": probe}
 
+    def is_held(self) -> bool:
+        """Say whether what is installed while it lasts is what it should be: a certificate and its key."""
+        return pair_is_consistent(self.server, self.site)
+
     def strike(self) -> None:
         """Break it."""
         self.flag.touch()
@@ -109,7 +113,7 @@ class Record:
         """Note how things stand while the trouble lasts."""
         trouble, server = self.trouble, self.trouble.server
         self.during = _strict(server, trouble.site, self.journey.root_pem)
-        self.pair_held = pair_is_consistent(server, trouble.site)
+        self.pair_held = trouble.is_held()
         path = f"/api/v1/certificates/{self.certificate_id}"
         self.status = self.journey.api.get(path)["status"]
         self.jobs = self.jobs_now()

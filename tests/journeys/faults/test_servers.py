@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab.processes import free_ports, wait_until
-from benchmarks.lab.servers import SmallServer, find_nginx
+from benchmarks.lab.servers import SmallServer
 from benchmarks.lab.wire import look
 from tests.journeys.faults.ground import Record, Trouble, play, prepared
 from tests.journeys.faults.questions import Questions
+from tests.journeys.faults.reloading import NGINX, Reloading
 from tests.journeys.stage import Stage
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
-NGINX = find_nginx() or "/usr/sbin/nginx"
 
 
 class _Scripted(Trouble):
@@ -78,24 +78,7 @@ class FirstWithOtherSiteBroken(OtherSiteBroken):
     cause = OtherSiteBroken.cause.replace("other-other", "other-first-other")
 
 
-class _Reloading(Trouble):
-    """An nginx that is reloaded by an action of agent.toml."""
-
-    script = ":"
-    timeout_s = 30
-
-    def policy(self) -> str:
-        reload = self.folder / f"{self.name}-reload"
-        reload.write_text(
-            f"#!/bin/sh\nif test -e {self.flag}; then\n{self.script}\nfi\n"
-            f"exec {NGINX} -s reload -c {self.server.config}\n"
-        )
-        reload.chmod(0o755)
-        action = f'[actions.{self.name}]\nargv = ["{reload}"]\ntimeout_s = {self.timeout_s}\n'
-        return f'{super().policy()}reload_action = "{self.name}"\n{action}'
-
-
-class ReloadFails(_Reloading):
+class ReloadFails(Reloading):
     """The reload command says no."""
 
     name = "reload-fails"
@@ -104,7 +87,7 @@ class ReloadFails(_Reloading):
     cause = r"the reload failed: `\S+reload-fails-reload` ended with 1: Job for nginx\.service failed\."
 
 
-class ReloadHangs(_Reloading):
+class ReloadHangs(Reloading):
     """The reload command does not end."""
 
     name = "reload-hangs"
@@ -114,7 +97,7 @@ class ReloadHangs(_Reloading):
     cause = r"`\S+reload-hangs-reload` did not end within 1 s"
 
 
-class ReloadGone(_Reloading):
+class ReloadGone(Reloading):
     """The program that reloads was removed."""
 
     name = "reload-gone"
