@@ -18,7 +18,7 @@ from core import wire
 from core.csr import read_csr
 from core.keys import KeyAlgorithm
 from core.names import parse_name
-from tests.coordinator.model.book import DIED, OK
+from tests.coordinator.model.book import DIED, OK, REFUSED
 from tests.coordinator.model.comparison import Comparison, Process
 from tests.coordinator.model.stage import AGENTS, dying
 from tests.coordinator.world import FakeAgent, csr_for
@@ -208,9 +208,7 @@ class Hands(Comparison):
             who, item = found
             self._submit(who, item, coordinator, self.csr(item, key), self.epoch(item, epoch), dies)
 
-    def _submit(
-        self, who: int, item: Any, coordinator: int, csr: tuple[bytes, str], epoch: int, dies: str = ""
-    ) -> None:
+    def _submit(self, who: int, item: Any, coordinator: int, csr: tuple[bytes, str], epoch: int, dies: str = "") -> int:
         agent, before = self.agent(who, coordinator), self.run(self.stage.everything())
         with dying(dies):
             response = self.run(agent.submit(item, csr[0], epoch=epoch))
@@ -218,6 +216,7 @@ class Hands(Comparison):
         self.answered("submit", response, status, before)
         if status == OK:
             self.processes[who].hands.pop(item.job_id, None)
+        return status
 
     @rule(
         number=NUMBERS,
@@ -299,7 +298,9 @@ class Hands(Comparison):
         self.compare()
         for item in list(self.processes[who].hands.values()):
             if isinstance(item, wire.IssuanceItem):
-                self._submit(who, item, coordinator, self.csr(item, "same"), item.lease_epoch)
+                if self._submit(who, item, coordinator, self.csr(item, "same"), item.lease_epoch) == REFUSED:
+                    # Its key is another job's by now, and only a new job brings a new key.
+                    self._report(who, item, coordinator, "permanent", item.lease_epoch)
             else:
                 self._report(who, item, coordinator, "served", item.lease_epoch)
             self.processes[who].hands.pop(item.job_id, None)
