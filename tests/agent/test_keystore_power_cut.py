@@ -1,4 +1,7 @@
-"""Power cuts: whatever of the keystore had not reached the disk is gone; a key whose CSR left is not among it."""
+"""Power cuts: whatever of the keystore had not reached the disk is gone; a key whose CSR left is not among it.
+
+Nor does a cut leave a key that belongs to nothing, which nobody would ever remove.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,13 @@ def has_key(keystore: Keystore, spki_sha256: str) -> bool:
     return keys.spki_sha256(key.public_key()) == spki_sha256
 
 
+def ownerless(root: Path) -> list[str]:
+    """Return the keys that belong to nothing: no request may still bring them a chain, and they have none."""
+    keys_here = [path for path in root.glob("keys/mc-a/*") if not path.suffix]
+    beside = ((path, path.with_name(f"{path.name}.request"), path.with_name(f"{path.name}.pem")) for path in keys_here)
+    return [key.name for key, request, chain in beside if not request.exists() and not chain.exists()]
+
+
 def test_a_key_whose_request_left_survives_a_cut_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "root"
     (root / "keys").mkdir(parents=True)
@@ -45,6 +55,7 @@ def test_a_key_whose_request_left_survives_a_cut_at_any_moment(tmp_path: Path, m
         restore(root, tree)
         keystore = Keystore(root / "keys")
         keystore.sweep()
+        assert ownerless(root) == [], tree
         if promised:
             assert has_key(keystore, pending.spki_sha256), tree
         if promised == ASKED:

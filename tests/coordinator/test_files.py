@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.files import alone_in, write_durably
+from tests.agent.disk import recorded, restore
 
 WRITE = "from pathlib import Path; from coordinator.files import write_durably; write_durably(Path({!r}), b'new')"
 
@@ -33,6 +34,26 @@ def test_a_write_that_was_cut_off_leaves_the_old_file_and_the_next_one_cleans_up
         write_durably(path, b"newer")
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
     assert path.read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_power_cut_leaves_a_whole_file_and_the_new_one_when_it_was_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    path = tmp_path / "root" / "key"
+    path.parent.mkdir()
+    if before:
+        write_durably(path, before)
+    with recorded(path.parent, monkeypatch) as disk:
+        write_durably(path, b"new")
+        disk.mark("relied on")
+    assert disk.operations > 5
+    for tree, promised in disk.found.items():
+        restore(path.parent, tree)
+        found = path.read_bytes() if path.exists() else None
+        assert found in ({b"new"} if promised else {before, b"new"}), tree
+        write_durably(path, b"newer")
+        assert [entry.name for entry in path.parent.iterdir()] == ["key"]
 
 
 def test_one_at_a_time_and_a_lock_ends_with_its_process(tmp_path: Path) -> None:
