@@ -56,6 +56,10 @@ test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the 
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')
 	@$(PY) -m tests.coordinator.model $(ARGS)
 
+.PHONY: mutants
+mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see that the tests notice (ARGS='NAME …')
+	@$(PY) -m tests.mutants $(ARGS)
+
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
 
