@@ -94,7 +94,8 @@ class Comparison(RuleBasedStateMachine):
             self.last[row["id"]] = row["state"], row["epoch"]
 
     def _rules_of_wishes(self, seen: dict[str, Rows]) -> None:
-        assert all(row["requests"] == 1 for row in seen["versions"]), "a version without its one request"
+        for row in seen["versions"]:
+            assert row["chosen"] == [row["serial"]], f"its serial number is not that of its one request: {row}"
         served = {row["target"] for row in seen["jobs"] if row["kind"] == DEPLOYMENT and row["state"] not in FINAL}
         for row in seen["bindings"]:
             if row["wanted"] not in {"", row["served"]}:

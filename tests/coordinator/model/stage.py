@@ -63,8 +63,11 @@ _OBSERVED = {
         SELECT job_id, issuance_requests.spki_sha256 AS spki, state, generation, holder
         FROM issuance_requests LEFT JOIN certificate_versions ON certificate_versions.id = version_id
         """,
-    "versions": "SELECT id, serial, (SELECT count(*) FROM issuance_requests AS r WHERE r.version_id = v.id) AS requests"
-    " FROM certificate_versions AS v",
+    "versions": """
+        SELECT id, serial, (
+          SELECT array_agg(serial) FROM issuance_requests WHERE version_id = v.id) AS chosen
+        FROM certificate_versions AS v
+        """,
 }
 
 Rows = list[dict[str, Any]]
