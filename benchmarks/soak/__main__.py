@@ -30,7 +30,7 @@ from benchmarks.soak.estate import Estate
 from benchmarks.soak.faults import Trouble
 
 EVERY_S, QUIET_S = 20.0, 240.0
-_INSIDE = "CERTCTL_SOAK_INSIDE"
+_INSIDE = "SOAK_INSIDE"
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator.owners import store
 from coordinator.web.paging import PageQuery
-from coordinator.web.resource import Resource, Use, routes
+from coordinator.web.resource import Resource, Use, routes_of
 from coordinator.web.table import Permission, Strict
 
 EMAIL = r"^([^@\s,;<>]{1,64}@[^@\s,;<>]{1,255})?$"
@@ -57,4 +57,4 @@ OWNERS = Resource(
     references={"team_id": "team_id"},
     kept=frozenset({"default"}),
 )
-ROUTES = routes(OWNERS)
+ROUTES = routes_of(OWNERS)

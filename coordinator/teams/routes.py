@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator.teams import store
 from coordinator.web.paging import PageQuery
-from coordinator.web.resource import Resource, Use, routes
+from coordinator.web.resource import Resource, Use, routes_of
 from coordinator.web.table import Permission, Strict
 
 
@@ -50,4 +50,4 @@ TEAMS = Resource(
     uses=(Use("owners", "team_id", "owners"), Use("certificates", "team_id", "certificates")),
     kept=frozenset({"default"}),
 )
-ROUTES = routes(TEAMS)
+ROUTES = routes_of(TEAMS)

@@ -129,7 +129,7 @@ class Resource(Generic[B, V]):
                 raise Conflict(detail)
 
 
-def routes(resource: Resource[Any, Any]) -> list[Route]:
+def routes_of(resource: Resource[Any, Any]) -> list[Route]:
     """Return the routes of a resource."""
     words, view = resource.words, resource.view
     one = f"{resource.path}/{{{resource.parameter}}}"
