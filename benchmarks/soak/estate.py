@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import ssl
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ from benchmarks.soak.network import BALANCER, DATABASE, Node, make_bridge, run
 COORDINATORS, RACKS, PORT = 3, 4, 8443
 SMALL_DISK = "2m"
 READY_S = 60.0
-REFUSED_START, DATABASE_AWAY = 2, "certctl-coordinator cannot start: CERTCTL_DATABASE_URL: "
+REFUSED_START = 2
+DATABASE_AWAY = re.compile(
+    "cannot start: CERTCTL_DATABASE_URL: .*(does not answer|is not reachable|refuses the connection|schema cannot)"
+)
 _LIVE = "SELECT count(*) FROM jobs WHERE state NOT IN ('Completed', 'Failed', 'Cancelled')"
 
 
@@ -49,9 +54,10 @@ class Estate:
         self._halted_at: datetime | None = None
         self.coordinators = [self._coordinator(node, key) for node in self.nodes]
         self._keep += self.coordinators
-        for coordinator in self.coordinators:
+        for number, coordinator in enumerate(self.coordinators):
             coordinator.start()
-            wait_until(f"{coordinator.name} is ready", lambda: self._data(0, "tls/ca.crt").exists(), READY_S)
+            # One that starts has bound its port: the balancer would send it requests, and then give it up.
+            coordinator.await_ready(partial(self._serves, number), READY_S)
         wait_until("the platform is ready", self.ready, READY_S)
         self.api = API(f"https://{BALANCER}:{PORT}", self._data(0, "admin.key").read_text().strip(), self.ca)
         self.fleet, self.small = self._fleet(agents, processes)
@@ -68,9 +74,16 @@ class Estate:
 
     def ready(self) -> bool:
         """Say whether somebody answers behind the load balancer."""
+        return self._answers(BALANCER)
+
+    def _serves(self, number: int) -> bool:
+        return self._data(number, "tls/ca.crt").exists() and self._answers(self.nodes[number].address)
+
+    def _answers(self, address: str) -> bool:
         try:
             context = ssl.create_default_context(cafile=self.ca)
-            return httpx.get(f"https://{BALANCER}:{PORT}/ready", verify=context, timeout=5).is_success
+            context.check_hostname = False  # a coordinator's certificate is for the balancer's name
+            return httpx.get(f"https://{address}:{PORT}/ready", verify=context, timeout=5, trust_env=False).is_success
         except httpx.HTTPError:
             return False
 
@@ -124,7 +137,7 @@ class Estate:
         ended = []
         for process in (*self.coordinators, *self.fleet.processes):
             if not process.running():
-                if not (process.returncode() == REFUSED_START and DATABASE_AWAY in process.tail(1)):
+                if not (process.returncode() == REFUSED_START and DATABASE_AWAY.search(process.tail(1))):
                     ended.append(f"{process.name} ended with {process.returncode()}: {process.tail(3)}")
                 process.start()
         return ended
