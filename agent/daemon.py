@@ -24,6 +24,7 @@ from agent.deployment.deployer import Deployer
 from agent.endpoint import open_listener, serve_page
 from agent.enrollment import ensure_enrolled
 from agent.files import explained, own_folder, sweep
+from agent.heads import HeadLog
 from agent.host import describe
 from agent.identity import Identity, load_identity
 from agent.keystore import Keystore
@@ -115,7 +116,8 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
         if client is None:
             return
         log.info("ready", agent_id=identity.agent_id, name=settings.name, server=settings.server_url)
-        worker = Worker(identity, client, keystore, deployer, activity, stop.asked)
+        heads = HeadLog(settings.state_dir)
+        worker = Worker(identity, client, keystore, deployer, activity, stop.asked, heads)
         await worker.run()
         if worker.retired:
             log.warning("retired", detail=worker.retired)

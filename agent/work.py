@@ -16,6 +16,7 @@ from agent.backoff import Backoff, Trouble, until_answered
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
+from agent.heads import HeadLog
 from agent.identity import Identity
 from agent.issuance import collect_answers, issue
 from agent.keystore import Keystore
@@ -46,7 +47,9 @@ class Worker:
         deployer: Deployer,
         activity: Activity,
         stopping: trio.Event,
+        heads: HeadLog,
     ) -> None:
+        self._heads = heads
         self._identity = identity
         self._client = client
         self._keystore = keystore
@@ -95,6 +98,7 @@ class Worker:
                 await backoff.pause()
                 continue
             patience.granted(work)
+            self._heads.keep(work.audit_head)
             backoff.reset()
             backoff.spread_s = work.spread_s
             trouble.over()

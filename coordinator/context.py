@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from connectors.issuers.local import LocalIssuer
 from coordinator.agents.polling import Polls
+from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
 from coordinator.settings import Settings
 from core.clock import Clock
@@ -27,4 +28,5 @@ class Context:
     server_root: bytes = b""
     stopping: bool = False
     polls: Polls = field(default_factory=Polls)
+    trail: Trail = field(default_factory=Trail)
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from core.secret import Secret
 ROLES = ("viewer", "operator", "approver", "auditor", "admin")
 MIN_KEY_BYTES = 32
 _MIN_API_KEY_LENGTH = 16
+_SHORTEST_RETENTION = timedelta(days=31)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
@@ -54,6 +55,7 @@ class Settings:
     url: str
     data_dir: Path
     database_url: Secret[str] | None
+    database_owner_url: Secret[str] | None
     tls_cert_path: Path | None
     tls_key_path: Path | None
     tls_floor: str
@@ -67,6 +69,9 @@ class Settings:
     ca_cert_path: Path | None
     ca_key_path: Path | None
     metrics_listen: tuple[str, int] | None
+    audit_retention: timedelta | None
+    audit_webhook_url: str
+    audit_webhook_secret: Secret[str] | None
     max_body_bytes: int
     lease: timedelta
     log_level: str
@@ -87,6 +92,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         url=env.read("CERTCTL_SERVER_URL", f"https://{_in_url(host)}:{port}", lambda text: _base_url(text, "https")),
         data_dir=env.path("CERTCTL_DATA_DIR") or default_data_dir(),
         database_url=env.secret("CERTCTL_DATABASE_URL"),
+        database_owner_url=env.secret("CERTCTL_DATABASE_OWNER_URL"),
         tls_cert_path=env.path("CERTCTL_SERVER_TLS_CERT_PATH"),
         tls_key_path=env.path("CERTCTL_SERVER_TLS_KEY_PATH"),
         tls_floor=env.choice("CERTCTL_SERVER_TLS_MIN_VERSION", "1.3", ("1.2", "1.3")),
@@ -100,6 +106,9 @@ def load(variables: Mapping[str, str]) -> Settings:
         ca_cert_path=env.path("CERTCTL_CA_CERT_PATH"),
         ca_key_path=env.path("CERTCTL_CA_KEY_PATH"),
         metrics_listen=env.read("CERTCTL_METRICS_LISTEN", parse_listen("127.0.0.1:9464"), parse_listen),
+        audit_retention=env.read("CERTCTL_AUDIT_RETENTION", None, _retention),
+        audit_webhook_url=env.read("CERTCTL_AUDIT_WEBHOOK_URL", "", _webhook_url),
+        audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
@@ -118,6 +127,10 @@ def _check_pairs(env: Environment, settings: Settings) -> None:
     for first, first_path, second, second_path in pairs:
         if (first_path is None) != (second_path is None):
             env.problem(first if first_path is None else second, "is missing: give both of the pair, or none")
+    if settings.database_owner_url and not settings.database_url:
+        env.problem("CERTCTL_DATABASE_URL", "is missing: with CERTCTL_DATABASE_OWNER_URL, give the application's too")
+    if settings.audit_webhook_secret and not settings.audit_webhook_url:
+        env.problem("CERTCTL_AUDIT_WEBHOOK_URL", "is missing: there is a secret for it")
     if settings.pki_port and settings.pki_port == settings.port and settings.pki_host == settings.host:
         env.problem("CERTCTL_PKI_PORT", f"is {settings.pki_port}, where HTTPS listens already; choose another one")
 
@@ -165,6 +178,22 @@ def _lease(text: str) -> timedelta:
         message = f"is {text!r}; use a duration from 1m, which outlasts a long poll, to 1h"
         raise ValueError(message)
     return lease
+
+
+def _retention(text: str) -> timedelta:
+    retention = parse_duration(text)
+    if retention < _SHORTEST_RETENTION:
+        message = f"is {text!r}; events are kept by months, so use 31d or more, for instance 730d"
+        raise ValueError(message)
+    return retention
+
+
+def _webhook_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.fragment:
+        message = "is no https URL; write one like https://audit.example.com/heads"
+        raise ValueError(message)
+    return text
 
 
 def _in_url(host: str) -> str:

@@ -16,10 +16,12 @@ from coordinator import serving
 from coordinator.access import service as access
 from coordinator.agents import watch
 from coordinator.app import create_app, create_pki_app
+from coordinator.audit import sealing
 from coordinator.context import Context
+from coordinator.database import roles
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.migrations import migrate
-from coordinator.database.pool import Database
+from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, Database
 from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
 from coordinator.loops import service as loops
@@ -81,35 +83,42 @@ async def open_context(settings: Settings, clock: Clock | None = None) -> AsyncI
     """Open the database, bring it up to date, and see that the ready-made rows are there."""
     make_data_dir(settings.data_dir)
     sealer = open_sealer(settings)
-    async with _database_url(settings) as dsn:
-        applied = await _migrated(dsn)
-        if applied:
-            log.info("schema_migrated", to=applied)
-        db = await Database.open(dsn)
+    async with _database(settings) as access:
+        await _bring_up_to_date(access, settings)
+        weak = tuple(await roles.weaknesses(access.application))
+        db = await Database.open(access.application)
         try:
             ctx = Context(settings=settings, db=db, clock=clock or SystemClock(), sealer=sealer)
+            ctx.trail.weaknesses = weak
             await first_rows(ctx)
+            sealing.export_key(ctx, settings.data_dir / "audit.pub")
             yield ctx
         finally:
             await db.close()
 
 
-async def _migrated(dsn: str) -> str:
+async def _bring_up_to_date(access: roles.Access, settings: Settings) -> None:
+    variable = OWNER_VARIABLE if access.separate else VARIABLE
     try:
-        return ", ".join(str(migration) for migration in await migrate(dsn))
+        applied = await migrate(access.owner, variable=variable)
     except Transient as error:
-        raise Misconfigured(f"CERTCTL_DATABASE_URL: the schema cannot be brought up to date: {error.detail}") from error
+        raise Misconfigured(f"{variable}: the schema cannot be brought up to date: {error.detail}") from error
+    if applied:
+        log.info("schema_migrated", to=", ".join(str(migration) for migration in applied))
+    await roles.prepare(access, settings.audit_retention)
 
 
 @contextlib.asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncIterator[str]:
+async def _database(settings: Settings) -> AsyncIterator[roles.Access]:
     if settings.database_url is not None:
-        yield settings.database_url.reveal()
+        owner = settings.database_owner_url or settings.database_url
+        yield roles.Access(settings.database_url.reveal(), owner.reveal())
         return
     postgres = EmbeddedPostgres(settings.data_dir)
     dsn = await postgres.start()
     try:
-        yield dsn
+        await roles.make_application(dsn)
+        yield roles.Access(postgres.as_role(dsn, roles.APPLICATION), dsn)
     finally:
         await postgres.stop()
 
@@ -119,6 +128,7 @@ async def first_rows(ctx: Context) -> None:
     async with ctx.db.transaction() as tx:
         await tx.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
         await _check_clock(ctx, await tx.fetchval("SELECT clock_timestamp()"))
+        await sealing.begin(ctx, tx)
         await issuers.seal_keys_anew(ctx, tx)
         await server_tls.seal_key_anew(ctx, tx)
         await issuers.ensure_local(ctx, tx)

@@ -102,6 +102,11 @@ def to_pem(key: PrivateKey) -> Secret[bytes]:
     return Secret(key.private_bytes(encoding, fmt, serialization.NoEncryption()))
 
 
+def ed25519_public_pem(key: ed25519.Ed25519PublicKey) -> bytes:
+    """Return a public key in PEM (SubjectPublicKeyInfo)."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def from_pem(pem: Secret[bytes]) -> PrivateKey:
     """Read an unencrypted private key: PKCS#8, PKCS#1 or SEC1 PEM.
 

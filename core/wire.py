@@ -7,6 +7,7 @@ across hosts.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -107,16 +108,32 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
     names: tuple[Name, ...] = ()
 
 
+class AuditHead(msgspec.Struct, frozen=True):
+    """The end of the coordinator's audit trail: what was sealed up to here cannot be changed without it showing.
+
+    ``head`` is the SHA-256 of ``core.trail`` in hex, ``signature`` that of the sealing key.
+    """
+
+    number: int
+    head: str
+    events: int
+    key_id: str
+    signature: bytes
+    sealed_at: datetime
+
+
 class Work(msgspec.Struct, frozen=True):
     """The answer to a poll; empty when nothing came up while it waited.
 
     ``wait_s`` is the longest wait that the next poll may ask for; 0 from a coordinator that does not say. Should the
-    coordinator go away, its agents come back spread over ``spread_s`` seconds.
+    coordinator go away, its agents come back spread over ``spread_s`` seconds. ``audit_head`` is for the agent to
+    keep: one that it has elsewhere is what an attacker of the database cannot change.
     """
 
     items: tuple[IssuanceItem | DeploymentItem, ...] = ()
     wait_s: float = 0.0
     spread_s: float = 0.0
+    audit_head: AuditHead | None = None
 
 
 class CSRSubmission(msgspec.Struct, frozen=True):

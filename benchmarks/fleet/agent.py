@@ -22,6 +22,7 @@ from agent.daemon import tidy
 from agent.deployment.deployer import Deployer
 from agent.enrollment import ensure_enrolled
 from agent.files import own_folder
+from agent.heads import HeadLog
 from agent.host import describe
 from agent.identity import Identity, load_identity
 from agent.keystore import Keystore
@@ -87,7 +88,7 @@ class Host:
                 client = await stack.enter_async_context(self._client(identity))
                 await ensure_enrolled(settings, identity, client, self._shared.metadata)
             self._activity = activity = _Watched(self._tell, self.name)
-            worker = Worker(identity, client, keystore, deployer, activity, stopping)
+            worker = Worker(identity, client, keystore, deployer, activity, stopping, HeadLog(settings.state_dir))
             await worker.run()
             return bool(worker.retired)
 

@@ -19,7 +19,7 @@ from coordinator.metrics import service as metrics
 from coordinator.web.table import Later
 from core.crash import crash_point
 from core.errors import CertctlError
-from core.wire import HEARTBEAT_S, DeploymentItem, IssuanceItem, Work
+from core.wire import HEARTBEAT_S, AuditHead, DeploymentItem, IssuanceItem, Work
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -73,9 +73,9 @@ class Polls:
             return
         self.signs[agent_id] = Sign(time.monotonic(), time_ms)
 
-    def work(self, items: Items = ()) -> Work:
+    def work(self, items: Items, head: AuditHead | None) -> Work:
         """Return an answer, with what the agent needs to know for its next poll."""
-        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1))
+        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head)
 
 
 class Poll(Later):
@@ -96,7 +96,7 @@ class Poll(Later):
         """Return what is due now, or nothing due for a poll that does not wait; None when there is a wait to come."""
         items = await self._look()
         if items or self._at_end():
-            return self._ctx.polls.work(items)
+            return self._work(items)
         polls, agent_id = self._ctx.polls.waiting, self.asked.agent_id
         if agent_id in polls:
             # An agent asks once at a time: the connection of the earlier poll is lost and does not know it yet.
@@ -116,8 +116,8 @@ class Poll(Later):
                     beat += HEARTBEAT_S
                     continue
                 if await self._woken(until_beat) and (items := await self._look()):
-                    return self._ctx.polls.work(items)
-        return self._ctx.polls.work()
+                    return self._work(items)
+        return self._work()
 
     def end(self) -> None:
         """Have it answered now, with nothing."""
@@ -161,6 +161,9 @@ class Poll(Later):
         if items:
             crash_point("lease.claim_committed")
         return items
+
+    def _work(self, items: Items = ()) -> Work:
+        return self._ctx.polls.work(items, self._ctx.trail.head)
 
     def _at_end(self) -> bool:
         leaving = self._ctx.stopping or self._ctx.db.wakeups.closed

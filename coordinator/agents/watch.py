@@ -1,7 +1,8 @@
 """What is looked at for all waiting polls at once, a few statements for thousands of them.
 
 Signs of life are stored in batches. Sessions that ended and agents that were retired have their polls ended. A wake-up
-can be lost, for instance with the coordinator that would have sent it; then the work that lies there is found here.
+can be lost, for instance with the coordinator that would have sent it; then the work that lies there is found here. The
+newest head of the audit trail, which every answer carries, is looked up here too: another coordinator may have sealed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.agents import store
+from coordinator.audit import sealing
 from coordinator.jobs import service as jobs
 from core.errors import CertctlError
 
@@ -33,6 +35,7 @@ async def run(ctx: Context) -> None:
         tick += 1
         try:
             await store_signs(ctx)
+            await sealing.refresh_head(ctx)
             if tick % CHECK_EVERY == 0:
                 await check(ctx)
         except CertctlError as error:

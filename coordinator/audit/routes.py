@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from coordinator.audit import store
 from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Call, NoBody, Permission, Route, Streamed
+from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed
+from core.errors import InvalidInput, NotFound
+
+_EVENT_ID = "[0-9]{1,18}"
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class AuditEvent(msgspec.Struct):
@@ -26,17 +31,35 @@ class AuditEvent(msgspec.Struct):
 
 
 class AuditQuery(PageQuery):
-    """Filters of the trail."""
+    """Filters of the trail; ``from`` is the first instant that counts, ``to`` the first that does not any more."""
 
-    actor: str | None = None
-    action: str | None = None
-    resource_type: str | None = None
-    resource_id: str | None = None
+    actor: Annotated[str, msgspec.Meta(pattern="^(system|anonymous|(key|agent):[a-z0-9-]{1,64})$")] | None = None
+    action: Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,64}\.[a-z_]{1,64}$")] | None = None
+    resource_type: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,64}$")] | None = None
+    resource_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    request_id: Annotated[str, msgspec.Meta(pattern="^req-[a-z0-9]{1,64}$")] | None = None
+    since: Instant | None = msgspec.field(name="from", default=None)
+    until: Instant | None = msgspec.field(name="to", default=None)
 
 
 async def list_events(call: Call[NoBody, AuditQuery]) -> Page[AuditEvent] | Streamed:
     """List events, newest first."""
+    query = call.query
+    if query.since is not None and query.until is not None and query.since >= query.until:
+        raise InvalidInput.of("to", "is not after 'from'")
     return await read_page(call, store.LISTING, AuditEvent)
+
+
+async def get(call: Call[NoBody, NoQuery]) -> AuditEvent:
+    """Return one event."""
+    event_id, row = call.path["event_id"], None
+    if re.fullmatch(_EVENT_ID, event_id):
+        async with call.ctx.db.connection() as conn:
+            row = await store.get(conn, int(event_id))
+    if row is None:
+        detail = f"there is no audit event {event_id}"
+        raise NotFound(detail)
+    return AuditEvent(**row)
 
 
 ROUTES = [
@@ -48,5 +71,14 @@ ROUTES = [
         "List audit events",
         Page[AuditEvent],
         query=AuditQuery,
-    )
+    ),
+    Route(
+        "GET",
+        "/api/v1/audit/{event_id}",
+        get,
+        Permission.AUDIT_READ,
+        "Get an audit event",
+        AuditEvent,
+        errors=(NotFound,),
+    ),
 ]

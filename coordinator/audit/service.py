@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+
+import msgspec
 
 from coordinator.audit import store
-from coordinator.database.connection import Connection
+from coordinator.database.connection import Connection, Transaction
 from coordinator.web.table import Actor
+from core.marks import fields_without_marked, without_marked
+
+SEALING = "audit-sealing"
+"""The topic that wakes the loop which seals."""
+
+
+class Described(dict[str, object]):
+    """Details that were made by ``described``."""
+
+
+def described(struct: msgspec.Struct, **more: object) -> Described:
+    """Return a struct's fields as an event's details, without what its schema marks; ``more`` goes over them."""
+    return Described({**fields_without_marked(struct), **{name: without_marked(value) for name, value in more.items()}})
 
 
 async def record(
@@ -15,8 +30,16 @@ async def record(
     action: str,
     resource_type: str,
     resource_id: str,
-    details: dict[str, Any] | None = None,
+    details: Mapping[str, object] | None = None,
     request_id: str = "",
 ) -> None:
-    """Append one event; ``details`` must hold no secret."""
-    await store.insert(conn, (str(actor), action, resource_type, resource_id, request_id, details or {}))
+    """Append one event.
+
+    ``details`` has plain values, lists of them, and structs. What a struct's schema marks as secret or personal is
+    replaced by stars, see ``core.marks``; a mapping inside of it has no schema and is refused with ``TypeError``.
+    """
+    if not isinstance(details, Described):
+        details = {name: without_marked(value) for name, value in (details or {}).items()}
+    await store.insert(conn, (str(actor), action, resource_type, resource_id, request_id, details))
+    if isinstance(conn, Transaction):
+        conn.wake(SEALING)

@@ -67,7 +67,8 @@ async def create(tx: Transaction, actor: Actor, wish: Wish, request_id: str) -> 
         raise _taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
         raise _unknown_reference(error, wish) from error
-    details = {**row, "names": [str(name) for name in names], "target_ids": wish.target_ids}
+    told = {field: value for field, value in row.items() if field not in {"names", "tags"}}
+    details = audit.described(wish, **told, names=[str(name) for name in names])
     await audit.record(tx, actor, "certificate.created", "certificate", certificate_id, details, request_id)
     job_ids = await bindings.request_issuance(tx, certificate_id, "created")
     crash_point("certificate.created")

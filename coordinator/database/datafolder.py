@@ -162,6 +162,14 @@ def remove_old_socket_dir(cluster: Path) -> None:
         shutil.rmtree(socket_dir, ignore_errors=True)
 
 
+def socket_in_use(cluster: Path) -> Path | None:
+    """Return the socket's folder of a server that runs on ``cluster``."""
+    lines = _pid_file(cluster)
+    if not lines[0].isdigit() or not runs_on(int(lines[0]), cluster) or not lines[4]:
+        return None
+    return Path(lines[4])
+
+
 def _pid_file(cluster: Path) -> list[str]:
     """Return the lines of ``postmaster.pid``, at least five: the first names the process, the fifth its socket."""
     try:

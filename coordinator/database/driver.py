@@ -22,6 +22,7 @@ UniqueViolation: type[Exception] = asyncpg.UniqueViolationError
 ForeignKeyViolation: type[Exception] = asyncpg.ForeignKeyViolationError
 CheckViolation: type[Exception] = asyncpg.CheckViolationError
 UnknownDatabase: type[Exception] = asyncpg.InvalidCatalogNameError
+UndefinedTable: type[Exception] = asyncpg.UndefinedTableError
 NotPermitted: type[Exception] = asyncpg.InsufficientPrivilegeError
 InterfaceError: type[Exception] = asyncpg.InterfaceError
 

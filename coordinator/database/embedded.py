@@ -26,7 +26,14 @@ from urllib.parse import quote
 import structlog
 
 from coordinator.database import driver, keeper
-from coordinator.database.datafolder import SOCKET_DIR_PREFIX, SUPERUSER, DataFolder, remove_old_socket_dir, stop_orphan
+from coordinator.database.datafolder import (
+    SOCKET_DIR_PREFIX,
+    SUPERUSER,
+    DataFolder,
+    remove_old_socket_dir,
+    socket_in_use,
+    stop_orphan,
+)
 from coordinator.database.installation import Installation, clean_environment, find_installation
 from coordinator.database.unprivileged import Launcher, launcher_for
 from core.errors import Misconfigured, Transient
@@ -85,6 +92,16 @@ class EmbeddedPostgres:
             undo.push_async_callback(_end, supervision)
             self._undo = undo.pop_all()
         return self._dsn(socket_dir, DATABASE)
+
+    @staticmethod
+    def as_role(dsn: str, role: str) -> str:
+        """Return a DSN of this server for another role."""
+        return dsn.replace(f"//{SUPERUSER}@", f"//{role}@", 1)
+
+    def running(self) -> str | None:
+        """Return the DSN of a server that another program runs on this folder now."""
+        socket_dir = socket_in_use(self._folder.cluster)
+        return None if socket_dir is None else self._dsn(socket_dir, DATABASE)
 
     async def stop(self) -> None:
         """Stop the server cleanly and free the folder; connections that are still open are ended."""

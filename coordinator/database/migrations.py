@@ -19,7 +19,7 @@ import structlog
 
 from coordinator.database import driver
 from coordinator.database.driver import RawConnection
-from coordinator.database.pool import connecting
+from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, connecting
 from core.crash import crash_point
 from core.errors import Misconfigured, Transient
 
@@ -79,16 +79,18 @@ def read_migrations(directory: Traversable) -> list[Migration]:
     return found
 
 
-async def migrate(database: str | RawConnection, directory: Traversable | None = None) -> list[Migration]:
+async def migrate(
+    database: str | RawConnection, directory: Traversable | None = None, variable: str = VARIABLE
+) -> list[Migration]:
     """Bring the schema up to date; return what was applied by this call.
 
-    ``database`` is a DSN or a raw connection of the driver that has no transaction open. Where several start at once,
-    one applies and the others wait for it.
+    ``database`` is a DSN, given in ``variable``, or a raw connection of the driver that has no transaction open. Where
+    several start at once, one applies and the others wait for it.
     """
     wanted = read_migrations(directory or own_migrations())
     if not isinstance(database, str):
         return await _migrate(database, wanted)
-    with connecting(database):
+    with connecting(database, variable):
         connection = await driver.connect(database, SESSION)
     try:
         return await _migrate(connection, wanted)
@@ -158,8 +160,8 @@ async def _apply(connection: RawConnection, migration: Migration) -> None:
             crash_point("migration.applied")
     except driver.NotPermitted as error:
         raise Misconfigured(
-            f"migration {migration} is not permitted ({error}): run 'certctl-coordinator migrate' with a "
-            "CERTCTL_DATABASE_URL of the role that owns the schema"
+            f"migration {migration} is not permitted ({error}): run 'certctl-coordinator migrate' with "
+            f"{OWNER_VARIABLE}, the URL of the role that owns the schema"
         ) from error
     except driver.UNREACHABLE as error:
         raise Transient(f"the database went away during migration {migration}; nothing of it was applied") from error

@@ -23,6 +23,7 @@ from coordinator.database.wakeups import WakeUps
 from core.errors import Misconfigured
 
 VARIABLE = "CERTCTL_DATABASE_URL"
+OWNER_VARIABLE = "CERTCTL_DATABASE_OWNER_URL"
 MIN_MAJOR = 15
 CONNECT_DEADLINE_S = 10.0
 ACQUIRE_DEADLINE_S = 10.0
@@ -158,7 +159,7 @@ def _check_version(connection: RawConnection) -> None:
 
 
 @contextlib.contextmanager
-def connecting(dsn: str) -> Iterator[None]:
+def connecting(dsn: str, variable: str = VARIABLE) -> Iterator[None]:
     """Turn what goes wrong while connecting at start into an error that names the variable and hides the password."""
     where = _location(dsn)
     try:
@@ -166,18 +167,18 @@ def connecting(dsn: str) -> Iterator[None]:
     except driver.CONFIGURATION:
         # The parser's own words can quote a piece of the password, so neither they nor their traceback are passed on.
         raise Misconfigured(
-            f"{VARIABLE} is no PostgreSQL URL: write {_EXAMPLE}, and percent-encode "
+            f"{variable} is no PostgreSQL URL: write {_EXAMPLE}, and percent-encode "
             "the characters / ? # @ : % in the password"
         ) from None
     except TimeoutError as error:
-        raise Misconfigured(f"{VARIABLE}: {where} does not answer within {CONNECT_DEADLINE_S:.0f} s") from error
+        raise Misconfigured(f"{variable}: {where} does not answer within {CONNECT_DEADLINE_S:.0f} s") from error
     except OSError as error:
         raise Misconfigured(
-            f"{VARIABLE}: {where} is not reachable ({error.strerror or type(error).__name__})"
+            f"{variable}: {where} is not reachable ({error.strerror or type(error).__name__})"
         ) from error
     except (driver.Error, driver.InterfaceError) as error:
         why = str(error) if where != UNCLEAR else type(error).__name__
-        raise Misconfigured(f"{VARIABLE}: {where} refuses the connection: {why}") from error
+        raise Misconfigured(f"{variable}: {where} refuses the connection: {why}") from error
 
 
 UNCLEAR = "the server"

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.agents import service as agents
+from coordinator.audit import heads, months, sealing
+from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.wakeups import Waiter
 from coordinator.idempotency import service as idempotency
@@ -34,11 +36,15 @@ _SHORTEST_PAUSE_S = 0.02
 
 @dataclass(frozen=True)
 class Loop:
-    """``tick`` returns the seconds until the next one should run, at most ``interval_s``."""
+    """``tick`` returns the seconds until the next one should run, at most ``interval_s``; ``rest_s`` come first.
+
+    The name is the topic that wakes it.
+    """
 
     name: str
     interval_s: float
     tick: Callable[[Context], Awaitable[float]]
+    rest_s: float = 0.0
 
 
 async def _renewals(ctx: Context) -> float:
@@ -63,10 +69,27 @@ async def _cleaning(ctx: Context) -> float:
     return CLEANING.interval_s
 
 
+async def _sealing(ctx: Context) -> float:
+    return await sealing.seal_all(ctx, SEALING.interval_s)
+
+
+async def _heads(ctx: Context) -> float:
+    return await heads.post_newest(ctx, HEADS.interval_s)
+
+
+async def _months(ctx: Context) -> float:
+    await months.keep(ctx)
+    return MONTHS.interval_s
+
+
 RENEWALS = Loop("renewals", 60.0, _renewals)
 RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
-LOOPS = (RENEWALS, RECOVERY, CLEANING)
+# Many events of one moment become one batch; what is committed during the rest is sealed right after it.
+SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
+HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
+MONTHS = Loop("audit-months", 3600.0, _months)
+LOOPS = (RENEWALS, RECOVERY, CLEANING, SEALING, HEADS, MONTHS)
 
 
 async def run(ctx: Context) -> None:
@@ -90,6 +113,8 @@ async def _run_loop(ctx: Context, loop: Loop, turn: Turn, waiter: Waiter) -> Non
             ctx.clock.on_move(waiter.wake)
         while not ctx.stopping:
             pause_s = await _tick(ctx, loop) if turn.ours else loop.interval_s
+            if loop.rest_s:
+                await asyncio.sleep(loop.rest_s)
             await waiter.wait(max(_SHORTEST_PAUSE_S, min(pause_s, loop.interval_s)))
 
 

@@ -86,7 +86,8 @@ async def create(call: Call[CreateProfile, NoQuery]) -> Profile:
         raise Conflict(detail) from error
     except driver.ForeignKeyViolation as error:
         raise InvalidInput.of("default_issuer_id", f"there is no issuer {body.default_issuer_id}") from error
-    await audit.record(call.tx, call.actor, "profile.created", "profile", profile_id, row, call.request_id)
+    details = audit.described(body, id=profile_id, default_lifetime_s=default_lifetime_s)
+    await audit.record(call.tx, call.actor, "profile.created", "profile", profile_id, details, call.request_id)
     return await _get(call.tx, profile_id)
 
 

@@ -64,7 +64,7 @@ async def create(call: Call[CreateTarget, NoQuery]) -> Target:
     body = call.body
     target_id = check_chosen("tgt", body.id) if body.id is not None else new_id("tgt")
     kind = body.type.lower()
-    registry.decode_config(kind, body.config)
+    decoded = registry.decode_config(kind, body.config)
     row = {"id": target_id, "name": body.name, "type": kind, "agent_id": body.agent_id, "config": body.config}
     try:
         await store.insert(call.tx, row)
@@ -73,7 +73,8 @@ async def create(call: Call[CreateTarget, NoQuery]) -> Target:
         raise Conflict(detail) from error
     except driver.ForeignKeyViolation as error:
         raise InvalidInput.of("agent_id", f"there is no agent {body.agent_id}") from error
-    await audit.record(call.tx, call.actor, "target.created", "target", target_id, row, call.request_id)
+    details = {**row, "config": decoded}
+    await audit.record(call.tx, call.actor, "target.created", "target", target_id, details, call.request_id)
     stored = await store.get(call.tx, target_id)
     assert stored is not None  # noqa: S101 - inserted above, in this transaction
     return Target(**stored)

@@ -11,6 +11,7 @@ from agent.activity import Activity
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
+from agent.heads import HeadLog
 from agent.identity import Identity
 from agent.keystore import Keystore
 from agent.work import Worker
@@ -56,7 +57,7 @@ class Bench:
         self.hands = Hands()
         self.activity = Activity()
         self.stopping = trio.Event()
-        self.worker = Worker(identity, client, self.keystore, self.hands, self.activity, self.stopping)
+        self.worker = Worker(identity, client, self.keystore, self.hands, self.activity, self.stopping, HeadLog(folder))
         self._nursery = nursery
         self._started = False
         self.ended = trio.Event()

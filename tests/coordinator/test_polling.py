@@ -83,7 +83,7 @@ async def test_the_more_agents_wait_the_wider_they_are_to_come_back(world: World
     tasks = await wait_for_work(world, *agents)
     assert world.ctx.polls.spread_s == 3 / polling._RETURNS_PER_S
     world.ctx.polls.waiting.update({str(number): world.ctx.polls.waiting[agents[0].id] for number in range(100_000)})
-    assert world.ctx.polls.work().spread_s == polling._LONGEST_SPREAD_S
+    assert world.ctx.polls.work((), None).spread_s == polling._LONGEST_SPREAD_S
     for number in range(100_000):
         del world.ctx.polls.waiting[str(number)]
     world.ctx.stopping = True
