@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
+from connectors.targets import registry
+from connectors.targets.base import FileTargetConfig
 from coordinator.audit import service as audit
+from coordinator.audit import store
 from coordinator.database import driver
+from coordinator.database.connection import Connection
+from coordinator.database.listing import Window
+from coordinator.metrics import service as metrics
 from coordinator.web.table import Actor
-from tests.coordinator.world import KEYS, World
+from core.marks import SECRET
+from core.secret import STARS
+from tests.coordinator.world import KEYS, World, problem
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +108,137 @@ async def test_no_credential_is_anywhere_in_the_database(world: World) -> None:
         assert secret.encode().hex() not in stored
     assert "PRIVATE KEY" not in stored
     assert b"PRIVATE KEY".hex() not in stored
+
+
+class Planted(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The configuration of a connector that knows a secret."""
+
+    cert_path: str
+    password: Annotated[str, msgspec.Meta(extra_json_schema=SECRET)]
+
+
+async def test_a_secret_of_a_targets_configuration_is_not_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "find", lambda _: SimpleNamespace(config_type=Planted))
+    agent = await world.agent()
+    config = {"service": "x", "cert_path": "/etc/x/site.pem", "password": "planted"}
+    body = {"name": "site", "type": "planted", "agent_id": agent.id, "config": config}
+    target = await world.post("/api/v1/targets", body)
+    (event,) = (await world.get("/api/v1/audit", resource_id=target["id"]))["data"]
+    assert event["details"]["config"]["cert_path"] == "/etc/x/site.pem"
+    assert event["details"]["config"]["password"] == STARS
+    for row in await world.rows("SELECT to_jsonb(e)::text AS row FROM audit_events AS e"):
+        assert "planted" not in row["row"].replace('"type": "planted"', "")
+
+
+async def test_details_without_a_schema_are_refused(world: World) -> None:
+    async with world.ctx.db.transaction() as tx:
+        with pytest.raises(TypeError):
+            await audit.record(tx, Actor(kind="system"), "test.noted", "test", "x", {"config": {"password": "p"}})
+
+
+async def test_reads_and_polls_are_counted_and_not_recorded(world: World) -> None:
+    agent = await world.agent()
+    before, requests = len(await events(world)), counted()
+    await agent.poll()
+    await world.get("/api/v1/audit")
+    await world.get(f"/api/v1/agents/{agent.id}")
+    after = counted()
+    for route in ("/api/v1/agents/{agent_id}/work", "/api/v1/audit", "/api/v1/agents/{agent_id}"):
+        assert after[route] == requests.get(route, 0) + 1
+    assert len(await events(world)) == before
+
+
+def counted() -> dict[str, float]:
+    """Return how many GET requests were answered, by route."""
+    pattern = r'^certctl_http_requests_total\{method="GET",route="(.*)",status="200"\} (.*)$'
+    found = re.findall(pattern, metrics.exposition().decode(), flags=re.MULTILINE)
+    return {route: float(number) for route, number in found}
+
+
+async def test_every_filter_finds_what_it_names(world: World) -> None:
+    response = await world.call("POST", "/api/v1/enrollment-tokens", "operator", json={"note": "one"})
+    await world.post("/api/v1/enrollment-tokens", {"note": "two"})
+    newest = (await world.get("/api/v1/audit"))["data"]
+    one = next(event for event in newest if event["details"].get("note") == "one")
+    for name in ("actor", "resource_id", "request_id"):
+        page = await world.get("/api/v1/audit", **{name: one[name]})
+        assert one in page["data"]
+        assert {event[name] for event in page["data"]} == {one[name]}
+        assert page["total"] == len(page["data"]) < len(newest)
+    assert one["request_id"] == response.headers["x-request-id"]
+    later = (await world.get("/api/v1/audit", **{"from": one["at"]}))["data"]
+    assert later[-1] == one
+    earlier = (await world.get("/api/v1/audit", to=one["at"]))["data"]
+    assert [*later, *earlier] == newest
+    assert await world.get(f"/api/v1/audit/{one['id']}") == one
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("actor", "somebody"),
+        ("actor", "key:' OR true"),
+        ("action", "created"),
+        ("resource_type", "Certificate"),
+        ("resource_id", ""),
+        ("request_id", "42"),
+        ("from", "yesterday"),
+        ("from", "2026-01-01T00:00:00"),
+        ("to", "2026-13-01T00:00:00Z"),
+        ("to", "1999-01-01T00:00:00Z"),
+        ("since", "2026-01-01T00:00:00Z"),
+    ],
+)
+async def test_a_wrong_filter_is_an_error(world: World, name: str, value: str) -> None:
+    query = {"from": "2000-01-01T00:00:00Z", name: value}
+    problem(await world.call("GET", "/api/v1/audit", params=query), 400, name)
+
+
+@pytest.mark.parametrize("event_id", ["0", "999999", "x", "-1", "9" * 30])
+async def test_an_event_that_is_not_there(world: World, event_id: str) -> None:
+    problem(await world.call("GET", f"/api/v1/audit/{event_id}"), 404)
+    problem(await world.call("GET", f"/api/v1/audit/{event_id}", "operator"), 403)
+
+
+PLANS: dict[str, dict[str, object]] = {
+    "all": {},
+    "actor": {"actor": "key:key-rare"},
+    "action": {"action": "test.rare"},
+    "resource_type": {"resource_type": "rare"},
+    "resource": {"resource_type": "test", "resource_id": "r7"},
+    "request": {"request_id": "req-7"},
+    "time": {"since": datetime(2026, 1, 1, tzinfo=UTC), "until": datetime(2026, 1, 2, tzinfo=UTC)},
+}
+
+
+async def test_no_list_reads_a_whole_month(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.execute(
+        """
+        INSERT INTO audit_events (at, actor, action, resource_type, resource_id, request_id)
+        SELECT now() - n * interval '1 millisecond', 'key:key-' || n % 5, 'test.a' || n % 5, 'test', 'r' || n, 'req-' || n
+        FROM generate_series(1, 20000) AS n
+        """
+    )
+    await world.execute("ANALYZE audit_events")
+    plans: list[str] = []
+    real = Connection.fetch
+
+    async def explained(conn: Connection, sql: str, *arguments: object) -> Any:
+        if "FROM audit_events" in sql:
+            plans.extend(row["QUERY PLAN"] for row in await real(conn, f"EXPLAIN {sql}", *arguments))
+        return await real(conn, sql, *arguments)
+
+    monkeypatch.setattr(Connection, "fetch", explained)
+    for name, filters in PLANS.items():
+        for after in (None, (datetime.now(UTC), "10000")):
+            plans.clear()
+            async with world.ctx.db.connection() as conn:
+                await store.select(conn, filters, Window(50, 0, after, None))
+            assert plans
+            month = [line for line in plans if "Seq Scan" in line and f"{datetime.now(UTC):%Y_%m}" in line]
+            assert month == [], (name, plans)
 
 
 async def test_pages_of_events_join_without_gaps_and_doubles(world: World) -> None:

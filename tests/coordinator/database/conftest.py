@@ -13,6 +13,7 @@ import pytest
 from coordinator.database import driver
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.pool import Database
+from tests.coordinator.world import World, open_world, variables
 from tests.postgres import FAST, database_url, empty_database_url, postgres_server
 
 __all__ = ["database_url", "empty_database_url", "postgres_server"]
@@ -71,6 +72,13 @@ async def database(empty_database_url: str) -> AsyncIterator[Database]:
         yield db
     finally:
         await db.close()
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """A coordinator with nothing but its ready-made rows."""
+    async with open_world(variables(database_url, tmp_path)) as opened:
+        yield opened
 
 
 @pytest.fixture
