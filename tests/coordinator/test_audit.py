@@ -217,7 +217,7 @@ async def test_no_list_reads_a_whole_month(world: World, monkeypatch: pytest.Mon
     await world.execute(
         """
         INSERT INTO audit_events (at, actor, action, resource_type, resource_id, request_id)
-        SELECT now() - n * interval '1 millisecond', 'key:key-' || n % 5, 'test.a' || n % 5, 'test', 'r' || n, 'req-' || n
+        SELECT now() - n * interval '1 ms', 'key:key-' || n % 5, 'test.a' || n % 5, 'test', 'r' || n, 'req-' || n
         FROM generate_series(1, 20000) AS n
         """
     )

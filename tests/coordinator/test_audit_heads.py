@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -128,7 +129,7 @@ async def test_the_loops_post_each_head_soon(
 
 async def _posted(world: World, receiver: Receiver, sealed: str) -> bool:
     count = await world.value(sealed)
-    return count > 1 and json.loads(receiver.bodies[-1])["number"] == count
+    return bool(count > 1 and json.loads(receiver.bodies[-1])["number"] == count)
 
 
 async def test_a_poll_brings_the_newest_head_whoever_sealed_it(world: World, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ class OlderWork(msgspec.Struct, frozen=True):
 
 
 def test_either_side_may_be_a_version_older() -> None:
-    head = wire.AuditHead(1, "ab" * 32, 1, "k", b"s", msgspec.convert("2026-01-01T00:00:00Z", wire.datetime))
+    head = wire.AuditHead(1, "ab" * 32, 1, "k", b"s", datetime(2026, 1, 1, tzinfo=UTC))
     answer = msgspec.json.encode(wire.Work((), 600.0, 0.0, head))
     assert msgspec.json.decode(answer, type=OlderWork).wait_s == 600.0
     older = msgspec.json.encode(OlderWork((), 600.0))
