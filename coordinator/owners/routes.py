@@ -11,6 +11,7 @@ from coordinator.owners import store
 from coordinator.web.paging import PageQuery
 from coordinator.web.resource import Resource, Use, routes_of
 from coordinator.web.table import Permission, Strict
+from core.marks import PERSONAL
 
 EMAIL = r"^([^@\s,;<>]{1,64}@[^@\s,;<>]{1,255})?$"
 
@@ -18,8 +19,8 @@ EMAIL = r"^([^@\s,;<>]{1,64}@[^@\s,;<>]{1,255})?$"
 class OwnerBody(Strict):
     """Somebody who answers for certificates. Without ``email`` nobody can be written to."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-    email: Annotated[str, msgspec.Meta(pattern=EMAIL)] = ""
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128, extra_json_schema=PERSONAL)]
+    email: Annotated[str, msgspec.Meta(pattern=EMAIL, extra_json_schema=PERSONAL)] = ""
     team_id: str = "default"
 
 
@@ -27,8 +28,8 @@ class Owner(msgspec.Struct):
     """An owner as it is."""
 
     id: str
-    name: str
-    email: str
+    name: Annotated[str, msgspec.Meta(extra_json_schema=PERSONAL)]
+    email: Annotated[str, msgspec.Meta(extra_json_schema=PERSONAL)]
     team_id: str
     revision: int
     created_at: datetime

@@ -207,8 +207,9 @@ def _remove(resource: Resource[Any, Any]) -> Any:
             row = await resource.locked(tx, row_id)
             etag.check(call, row)
             await resource.check_unused(tx, row_id)
+            removed = await resource.one(tx, row)
             await resource.table.remove(tx, row_id)
-            await _record(call, tx, resource, "removed", row_id, {"name": row["name"]})
+            await _record(call, tx, resource, "removed", row_id, removed)
 
     return remove
 
@@ -225,9 +226,9 @@ async def _change(call: Call[Any, Any], resource: Resource[B, V], body_of: Calla
 
 
 async def _record(
-    call: Call[Any, Any], tx: Transaction, resource: Resource[Any, Any], what: str, row_id: str, told: Any
+    call: Call[Any, Any], tx: Transaction, resource: Resource[Any, Any], what: str, row_id: str, told: msgspec.Struct
 ) -> None:
-    details = msgspec.to_builtins(told)
+    details = audit.described(told)
     await audit.record(tx, call.actor, f"{resource.kind}.{what}", resource.kind, row_id, details, call.request_id)
 
 

@@ -16,7 +16,7 @@ from coordinator.audit import service as audit
 from coordinator.audit import store
 from coordinator.database import driver
 from coordinator.database.connection import Connection
-from coordinator.database.listing import Window
+from coordinator.database.listing import After, Window
 from coordinator.metrics import service as metrics
 from coordinator.web.table import Actor
 from core.marks import SECRET
@@ -132,6 +132,17 @@ async def test_a_secret_of_a_targets_configuration_is_not_recorded(
         assert "planted" not in row["row"].replace('"type": "planted"', "")
 
 
+async def test_what_is_personal_is_not_recorded(world: World) -> None:
+    owner = await world.post("/api/v1/owners", {"name": "Jane Planted", "email": "planted@example.com"})
+    path = f"/api/v1/owners/{owner['id']}"
+    await world.call("PATCH", path, json={"email": "planted@example.org"})
+    assert (await world.call("DELETE", path)).is_success
+    told = (await world.get("/api/v1/audit", resource_id=owner["id"]))["data"]
+    assert [event["action"] for event in told] == ["owner.removed", "owner.updated", "owner.created"]
+    assert "lanted" not in str(told)
+    assert [event["details"]["team_id"] for event in told] == ["default"] * 3
+
+
 async def test_details_without_a_schema_are_refused(world: World) -> None:
     async with world.ctx.db.transaction() as tx:
         with pytest.raises(TypeError):
@@ -232,10 +243,10 @@ async def test_no_list_reads_a_whole_month(world: World, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Connection, "fetch", explained)
     for name, filters in PLANS.items():
-        for after in (None, (datetime.now(UTC), "10000")):
+        for after in (None, After(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}+00", "10000")):
             plans.clear()
             async with world.ctx.db.connection() as conn:
-                await store.select(conn, filters, Window(50, 0, after, None))
+                await store.LISTING.read(conn, Window(50, 0, after, None, store.LISTING.default_order), filters)
             assert plans
             month = [line for line in plans if "Seq Scan" in line and f"{datetime.now(UTC):%Y_%m}" in line]
             assert month == [], (name, plans)
