@@ -15,7 +15,7 @@ LAYOUTS = ("current", "combined", "separate")
 
 AGAIN: dict[tuple[str, str], dict[str, int]] = {
     ("file.staged", "current"): {"first": 6, "renewal": 3, "undo": 3},
-    ("start.file_staged", "current"): {"first": 3},
+    ("start.file_staged", "current"): {"first": 4},
     ("deploy.beside", "current"): {"undo": 2},
     ("deploy.beside", "combined"): {"first": 2, "renewal": 2, "undo": 4},
     ("deploy.beside", "separate"): {"first": 3, "renewal": 3, "undo": 6},

@@ -36,7 +36,7 @@ UNREACHED = (
     Unreached(("keystore.key_removed", "keystore.pruned"), "there is no old key", ("first",)),
     Unreached(("migration.*",), "the schema is up to date", AFTER_THE_FIRST),
     Unreached(
-        ("start.encryption_key", "start.admin_key", "start.issuer_key", "start.server_authority"),
+        ("start.encryption_key", "start.admin_key", "start.issuer_key", "start.server_authority", "start.audit_key"),
         "made at the first start only",
         AFTER_THE_FIRST,
     ),

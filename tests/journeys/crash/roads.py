@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 from benchmarks.lab.processes import Process
 from tests.journeys.crash.lane import Lane
-from tests.journeys.crash.points import Cell, Program
+from tests.journeys.crash.points import ROADS, Cell, Program
 from tests.journeys.crash.subject import HASTY_S, Subject
 
 GENERATIONS = 5
@@ -120,6 +120,24 @@ def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None
     lane.arm(lane.agent.process, cell.armed)
 
 
+def month_missing(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The coordinator starts in a database without the last of the audit trail's months to come."""
+    months = r"SELECT max(relname) AS value FROM pg_class WHERE relkind = 'r' AND relname ~ '^audit_events_\d{4}_\d\d$'"
+    lane.rest(lane.coordinator.process)
+    lane.rows(f"DROP TABLE {lane.value(months)}")
+    _start_armed(lane, cell)
+    subject.ask()
+
+
+def month_expired(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The coordinator starts with a month of the audit trail that is older than what is kept."""
+    lane.rest(lane.coordinator.process)
+    lane.rows(f"SELECT audit_make_month('2021-0{ROADS.index(cell.road) + 1}-01')")  # each goes once only
+    lane.coordinator.process.set_variable("CERTCTL_AUDIT_RETENTION", "365d")
+    _start_armed(lane, cell)
+    subject.ask()
+
+
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
@@ -131,6 +149,8 @@ STAGINGS: dict[str, Staging] = {
     "reconcile.deployment_queued": forgotten_deployment,
     "reconcile.issuance_queued": forgotten_issuance,
     "keystore.request_dropped": refused,
+    "audit.month_made": month_missing,
+    "audit.month_dropped": month_expired,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
