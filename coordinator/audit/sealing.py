@@ -97,8 +97,8 @@ def export_key(ctx: Context, path: Path) -> None:
         raise Misconfigured(f"CERTCTL_DATA_DIR: {path} cannot be written ({error.strerror})") from error
 
 
-async def seal_all(ctx: Context, interval_s: float) -> float:
-    """Seal whatever can be; return the seconds until it is worth another look."""
+async def seal(ctx: Context, interval_s: float) -> float:
+    """Seal what can be sealed now, as one batch unless it is very much; return the seconds until another look."""
     if not ctx.trail.told:
         # A predecessor may have died between a commit and its line in the log; this head stands for all before it.
         await refresh_head(ctx)
@@ -106,15 +106,16 @@ async def seal_all(ctx: Context, interval_s: float) -> float:
         if ctx.trail.head is not None:
             log.info("audit_sealed", **_told(ctx.trail.head))
     while True:
-        head, left = await _seal(ctx)
+        head, left = await _seal_batch(ctx)
+        _watch(ctx.trail, left=left and head is None)
         if head is None:
-            break
+            return _ANOTHER_LOOK_S if left else interval_s
         crash_point("audit.sealed")
         ctx.trail.head = head
         log.info("audit_sealed", **_told(head))
         ctx.db.wakeups.notify([EXPORTING])
-    _watch(ctx.trail, left=left)
-    return _ANOTHER_LOOK_S if left else interval_s
+        if head.events < MOST_EVENTS:
+            return _ANOTHER_LOOK_S
 
 
 def _told(head: AuditHead) -> dict[str, object]:
@@ -140,7 +141,7 @@ def _watch(state: Trail, *, left: bool) -> None:
         state.open_since = now + 60 - _HELD_BACK_S
 
 
-async def _seal(ctx: Context) -> tuple[AuditHead | None, bool]:
+async def _seal_batch(ctx: Context) -> tuple[AuditHead | None, bool]:
     """Seal one batch; return its head, or None and whether events were left for later."""
     assert ctx.trail.key is not None  # noqa: S101 - nothing is served before ensure_key()
     async with ctx.db.transaction() as tx:

@@ -70,7 +70,7 @@ async def _cleaning(ctx: Context) -> float:
 
 
 async def _sealing(ctx: Context) -> float:
-    return await sealing.seal_all(ctx, SEALING.interval_s)
+    return await sealing.seal(ctx, SEALING.interval_s)
 
 
 async def _heads(ctx: Context) -> float:

@@ -26,8 +26,11 @@ async def note(world: World, *names: str) -> None:
 
 
 async def seal(world: World) -> float:
-    """Seal all that can be; return the pause that the loop would make."""
-    return await sealing.seal_all(world.ctx, 60.0)
+    """Seal until nothing more can be; return the pause that the loop would make then."""
+    while True:
+        before, pause_s = world.ctx.trail.head, await sealing.seal(world.ctx, 60.0)
+        if pause_s == 60.0 or world.ctx.trail.head == before:
+            return pause_s
 
 
 async def check(world: World, heads: dict[int, str] | None = None) -> Verdict:
