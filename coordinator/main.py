@@ -64,7 +64,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         structlog.get_logger().warning("setting_not_used", detail=warning)
     match arguments.command:
         case "audit":
-            return await audit.run(settings, start.open_sealer(settings), arguments.heads, as_json=arguments.json)
+            sealer = start.open_sealer(settings, make=False)
+            return await audit.run(settings, sealer, arguments.heads, as_json=arguments.json)
         case "migrate" | "check":
             return await _look(settings)
     await start.serve(settings)

@@ -162,11 +162,15 @@ def make_data_dir(path: Path) -> None:
         raise Misconfigured(message) from error
 
 
-def open_sealer(settings: Settings) -> Sealer:
-    """Return the sealer of stored secrets; its key is made in DATA_DIR at the first start unless it was given."""
-    return Sealer(
-        settings.encryption_key or _own_key(settings.data_dir / "encryption.key"), settings.previous_encryption_key
-    )
+def open_sealer(settings: Settings, *, make: bool = True) -> Sealer:
+    """Return the sealer of stored secrets; its key is made in DATA_DIR at the first start unless it was given.
+
+    Raises ``Misconfigured`` when there is none and none is to be made.
+    """
+    path = settings.data_dir / "encryption.key"
+    if not make and settings.encryption_key is None and not path.exists():
+        raise Misconfigured(f"CERTCTL_CONFIG_ENCRYPTION_KEY is not set and {path} is not there: give the coordinator's")
+    return Sealer(settings.encryption_key or _own_key(path), settings.previous_encryption_key)
 
 
 def _own_key(path: Path) -> Secret[bytes]:

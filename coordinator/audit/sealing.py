@@ -10,7 +10,7 @@ A transaction that stays open anywhere on the server holds back what came after 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,7 +23,7 @@ from coordinator.database.driver import Record as Row
 from coordinator.files import alone_in, write_durably
 from core import trail
 from core.crash import crash_point
-from core.errors import Misconfigured
+from core.errors import Misconfigured, Refused
 from core.keys import ed25519_public_pem
 from core.secret import Secret
 from core.wire import AuditHead
@@ -49,6 +49,7 @@ class Trail:
     key: Ed25519PrivateKey | None = None
     key_id: str = ""
     head: AuditHead | None = None
+    public_keys: dict[str, bytes] = field(default_factory=dict)
     weaknesses: tuple[str, ...] = ()
     told: bool = False
     open_since: float | None = None
@@ -74,6 +75,7 @@ async def ensure_key(ctx: Context, tx: Transaction) -> None:
         envelope = bytes(row["sealed_key"])
         ctx.trail.key = Ed25519PrivateKey.from_private_bytes(ctx.sealer.open(envelope, place(row["id"])).reveal())
         ctx.trail.key_id = row["id"]
+        ctx.trail.public_keys[row["id"]] = ctx.trail.key.public_key().public_bytes_raw()
         sealed = ctx.sealer.sealed_anew(envelope, place(row["id"]))
         if sealed is not None:
             await store.save_sealed_key(tx, row["id"], sealed)
@@ -148,6 +150,8 @@ async def _seal_batch(ctx: Context) -> tuple[AuditHead | None, bool]:
         if not await store.lock_chain(tx):
             return None, True
         last = await store.newest_batch(tx)
+        if last is not None:
+            _check_end(ctx.trail, last)
         found = await _range(tx, last["era"] if last else 1, last["to_xact"] if last else 0)
         if isinstance(found, bool):
             return None, found
@@ -168,6 +172,17 @@ async def _seal_batch(ctx: Context) -> tuple[AuditHead | None, bool]:
         await store.insert_batch(tx, batch, head, signature)
         crash_point("audit.sealing")
     return head_of(batch, head, signature), False
+
+
+def _check_end(state: Trail, last: Row) -> None:
+    """Raise ``Refused`` when the end of the chain is not of this installation: nothing is chained to a forgery."""
+    batch = batch_of(last)
+    public = state.public_keys.get(batch.key_id, b"")
+    if batch.head() != last["head"] or not trail.is_signed_head(public, last["signature"], last["head"]):
+        detail = (
+            f"batch {batch.number}, the newest of the audit trail, was not sealed by this installation; nothing is "
+        )
+        raise Refused(f"{detail}sealed until it is gone: see what 'certctl-coordinator audit verify' says")
 
 
 async def _range(tx: Transaction, era: int, from_xact: int) -> tuple[int, int, int] | bool:

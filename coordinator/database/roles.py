@@ -10,12 +10,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import NamedTuple
 
+import structlog
+
 from coordinator.database import driver
 from coordinator.database.driver import RawConnection
 from coordinator.database.migrations import LOCK, SESSION
 from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, connecting
 from core.errors import Misconfigured
 
+log = structlog.get_logger(__name__)
 APPLICATION = "certctl_application"
 """The role that is made on an embedded server."""
 _APPENDED = {
@@ -67,6 +70,9 @@ async def prepare(access: Access, retention: timedelta | None) -> None:
         if not await connection.fetchval(f"SELECT pg_has_role({_OWNER}, 'MEMBER')"):
             if access.separate:
                 raise Misconfigured(f"{OWNER_VARIABLE}: this role does not own certctl's tables")
+            stored = await connection.fetchval("SELECT keep FROM audit_retention")
+            if retention is not None and retention != stored:
+                log.warning("audit_retention_not_stored", stored=str(stored), remedy="migrate as the owner with it")
             return
         role = await _application(access) if access.separate else ""
         async with connection.transaction():

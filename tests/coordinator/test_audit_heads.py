@@ -18,8 +18,10 @@ import msgspec
 import pytest
 import trustme
 
+from coordinator import settings as settings_module
+from coordinator import start
 from coordinator.agents import watch
-from coordinator.audit import heads, webhook
+from coordinator.audit import heads, sealing, webhook
 from coordinator.audit.webhook import Webhook, sign
 from coordinator.loops import service as loops
 from core import wire
@@ -210,15 +212,33 @@ async def test_the_command_says_what_it_found_and_with_which_code(
     assert "NOT as it was sealed: 1 findings" in verify(settings).stdout
 
 
-@pytest.mark.parametrize("wrong", ["heads", "key", "database"])
+@pytest.mark.parametrize("serves", [True, False])
+async def test_the_command_checks_an_embedded_server_that_serves_or_rests(tmp_path: Path, serves: bool) -> None:
+    own = environment("", tmp_path)
+    del own["CERTCTL_DATABASE_URL"]
+    async with contextlib.AsyncExitStack() as running:
+        async with contextlib.AsyncExitStack() as once:
+            ctx = await once.enter_async_context(start.open_context(settings_module.load(own)))
+            await sealing.seal(ctx, 60.0)
+            if serves:
+                running.push_async_exit(once.pop_all())
+        ended = await asyncio.to_thread(verify, own)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "in 1 batches checked; 0 not sealed yet" in ended.stdout
+
+
+@pytest.mark.parametrize("wrong", ["no key", "heads", "key", "database"])
 async def test_the_command_says_2_when_it_cannot_check(world: World, tmp_path: Path, wrong: str) -> None:
     await seal(world)
     settings = environment(world.dsn, tmp_path)
     arguments = ["--heads", str(tmp_path / "none")] if wrong == "heads" else []
     if wrong == "key":
         settings["CERTCTL_CONFIG_ENCRYPTION_KEY"] = "another" * 8
+    if wrong == "no key":
+        del settings["CERTCTL_CONFIG_ENCRYPTION_KEY"]
     if wrong == "database":
         settings["CERTCTL_DATABASE_URL"] = world.dsn.replace("/test_", "/none_")
     ended = verify(settings, *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data" / "encryption.key").exists()

@@ -23,10 +23,11 @@ from coordinator.database.migrations import migrate, own_migrations
 from coordinator.loops import service as loops
 from coordinator.web.table import Actor
 from core import trail
+from core.errors import Refused
 from core.sealing import Sealer
 from core.secret import Secret
 from tests.coordinator.database.conftest import until
-from tests.coordinator.trail import INSERT, check, note, seal
+from tests.coordinator.trail import INSERT, check, note, seal, tamper
 from tests.coordinator.world import ENCRYPTION_KEY, World, open_world, variables
 from tests.postgres import FAST, PostgresServer
 
@@ -173,6 +174,27 @@ async def test_while_somebody_seals_another_does_not_wait(replicas: tuple[World,
         assert await batches(two) == []
     await seal(two)
     assert len(await batches(two)) == 1
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "UPDATE audit_batches SET to_xact = '9999999999'",
+        "UPDATE audit_batches SET signature = sha512('x')",
+        """
+        INSERT INTO audit_batches (number, era, from_xact, to_xact, events, leaves, previous, head, key_id, signature,
+          sealed_at)
+        SELECT 2, era, to_xact, '9999999999', events, leaves, head, sha256('x'), key_id, signature, sealed_at
+        FROM audit_batches
+        """,
+    ],
+)
+async def test_nothing_is_chained_to_a_forged_end(world: World, forgery: str) -> None:
+    await seal(world)
+    await tamper(world, forgery)
+    await note(world, "a")
+    with pytest.raises(Refused, match="was not sealed by this installation"):
+        await seal(world)
 
 
 @pytest.mark.parametrize("point,sealed", [("audit.sealing", 0), ("audit.sealed", 1)])

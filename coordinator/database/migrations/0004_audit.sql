@@ -107,8 +107,8 @@ BEGIN
   IF to_regclass(partition) IS NOT NULL THEN
     RETURN false;
   END IF;
-  IF low > now() + interval '2 years' THEN
-    RAISE EXCEPTION 'the month % is too far ahead', month;
+  IF low NOT BETWEEN '2000-01-01' AND now() + interval '2 years' THEN
+    RAISE EXCEPTION 'the month % is too far away', month;
   END IF;
   -- Attached, not made in place: that would stop everybody who writes.
   EXECUTE format('CREATE TABLE %I (LIKE audit_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
