@@ -28,6 +28,7 @@ from core.certificates import read_certificate
 from core.identity import nonce_message, verify
 from core.wire import (
     REPORT_CONTEXT,
+    AuditHead,
     CSRAnswer,
     CSRSubmission,
     DeploymentItem,
@@ -99,6 +100,7 @@ class Double:
         self.reports: list[JobReport] = []
         self.signed: list[tuple[bytes, str]] = []
         self.answer_state: str = "issued"
+        self.audit_head: AuditHead | None = None
         self._items: list[IssuanceItem | DeploymentItem] = []
         self._changed = trio.Event()
         self._nonces: set[bytes] = set()
@@ -224,7 +226,7 @@ class Double:
             while not self._items:
                 await self._changed.wait()
         items, self._items = tuple(self._items), []
-        return Work(items)
+        return Work(items, audit_head=self.audit_head)
 
     async def _on_csr(self, asked: Asked) -> CSRAnswer:
         if self.answer_state == "pending":

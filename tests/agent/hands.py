@@ -57,7 +57,9 @@ class Bench:
         self.hands = Hands()
         self.activity = Activity()
         self.stopping = trio.Event()
-        self.worker = Worker(identity, client, self.keystore, self.hands, self.activity, self.stopping, HeadLog(folder))
+        self.worker = Worker(
+            identity, client, self.keystore, self.hands, self.activity, self.stopping, HeadLog(folder.parent)
+        )
         self._nursery = nursery
         self._started = False
         self.ended = trio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import trio
 
 from agent.coordinator import Coordinator
 from agent.deployment.outcome import DeploymentOutcome
+from agent.heads import FILE
 from agent.identity import Identity
 from agent.patience import POLL_S
-from core.wire import CSRSubmission, Failure, Step, Work
+from core.wire import AuditHead, CSRSubmission, Failure, Step, Work
 from tests.agent.double import Asked, Double, Reply, problem
 from tests.agent.hands import Bench
 
@@ -109,6 +111,16 @@ async def test_what_is_in_hand_is_said_with_each_poll(working: Bench, double: Do
     double.offer(working.deployment("job-3"))
     await polls(double, 4)
     assert long_polls(double)[-1].query["held"].split(",")[0] == "job-2"
+
+
+async def test_the_head_that_a_poll_brings_is_kept(bench: Bench, double: Double, tmp_path: Path) -> None:
+    head = AuditHead(7, "ab" * 32, 3, "key", b"signature", datetime(2026, 1, 1, tzinfo=UTC))
+    double.audit_head = head
+    bench.start()
+    double.offer(bench.issuance("job-1"))
+    await double.until(lambda: bool(bench.activity.ended["issued"]) and not bench.activity.held)
+    (line,) = (tmp_path / FILE).read_bytes().splitlines()
+    assert msgspec.json.decode(line, type=AuditHead) == head
 
 
 async def test_the_first_poll_does_not_wait(working: Bench, double: Double) -> None:

@@ -93,8 +93,11 @@ async def test_retention_drops_whole_months_and_the_check_knows(kept: World) -> 
     await months.keep(kept.ctx)
     assert f"{OLD:%Y_%m}" not in await partitions(kept)
     assert await kept.value("SELECT count(*) FROM audit_events WHERE resource_id = 'old'") == 0
-    events = await kept.rows("SELECT resource_id FROM audit_events WHERE action = 'audit.month_dropped' ORDER BY id")
+    events = await kept.rows(
+        "SELECT resource_id, details FROM audit_events WHERE action = 'audit.month_dropped' ORDER BY id"
+    )
     assert [event["resource_id"] for event in events] == ["2021-03", "2021-04"]
+    assert events[0]["details"] == {"month": "2021-03-01", "retention": "365 days, 0:00:00"}
     await seal(kept)
     after = await check(kept)
     assert after.findings == []

@@ -165,6 +165,19 @@ async def test_a_chain_that_was_cut_off_and_grew_again_shows_with_a_head_from_el
     assert found == [("chain differs", 3), ("chain cut", 4)]
 
 
+async def test_a_genuine_batch_of_another_past_does_not_fit(sealed: World) -> None:
+    """Signed by the real key, with the right range, on top of a batch 3 that is not the one here."""
+    assert sealed.ctx.trail.key is not None
+    async with sealed.ctx.db.transaction() as tx:
+        row = (await store.batches(tx, 3, 1))[0]
+    other = batch_of(row)._replace(previous=bytes(range(32)))
+    change = "UPDATE audit_batches SET previous = $1, head = $2, signature = $3 WHERE number = 4"
+    await tamper(sealed, change, other.previous, other.head(), trail.sign_head(sealed.ctx.trail.key, other.head()))
+    (finding,) = (await check(sealed)).findings
+    assert (finding.kind, finding.batch) == ("batch changed", 4)
+    assert "does not follow the head" in finding.detail
+
+
 async def test_a_whole_chain_under_another_key_is_not_this_installations(sealed: World) -> None:
     forger = Ed25519PrivateKey.generate()
     public = forger.public_key().public_bytes_raw()
