@@ -110,7 +110,7 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
         if settings.listen:
             listener = stack.enter_context(open_listener(settings.listen))
             nursery.start_soon(supervised, "page", lambda: serve_page(listener, identity, activity))
-        deployer = await _repaired(settings, policy)
+        deployer = await _repaired(settings, policy, identity)
         nursery.start_soon(_on_hangup, settings, deployer)
         client = await _connect(settings, identity, activity, stop, stack)
         if client is None:
@@ -147,9 +147,9 @@ async def _on_hangup(settings: Settings, deployer: Deployer) -> None:
                 log.info("policy_loaded")
 
 
-async def _repaired(settings: Settings, policy: HostPolicy) -> Deployer:
+async def _repaired(settings: Settings, policy: HostPolicy, identity: Identity) -> Deployer:
     """Return the deployer after it has undone what an interrupted run left."""
-    deployer = Deployer(settings.state_dir, policy, parallel=settings.max_parallel)
+    deployer = Deployer(settings.state_dir, policy, parallel=settings.max_parallel, sealing_key=identity.sealing)
     for message in await deployer.repair():
         log.warning("deployment_repaired", detail=message)
     crash_point("agent.repaired")

@@ -68,6 +68,31 @@ def read_certificate(der: bytes, *, field: str = "certificate") -> CertificateFa
     )
 
 
+class AuthorityFacts(msgspec.Struct, frozen=True):
+    """What the certificate of an authority says."""
+
+    subject: str
+    key_algorithm: str
+    path_length: int | None
+    not_before: datetime
+    not_after: datetime
+
+
+def read_authority(der: bytes) -> AuthorityFacts:
+    """Parse the certificate of an authority, which may have any subject and a key of any kind."""
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        path_length = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    except x509.ExtensionNotFound:
+        path_length = None
+    try:
+        algorithm = str(algorithm_of(certificate.public_key()))
+    except InvalidInput:
+        algorithm = "another"
+    dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return AuthorityFacts(certificate.subject.rfc4514_string(), algorithm, path_length, *dates)
+
+
 def _names(certificate: x509.Certificate, field: str) -> tuple[Name, ...]:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)

@@ -23,6 +23,7 @@ adapter's edge, with ``from``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -38,15 +39,19 @@ class CertctlError(Exception):
     """Base of all errors raised on purpose.
 
     ``detail`` is one sentence for a person, saying what to do where that is known; it never holds a secret.
-    ``errors`` names the fields at fault, if any.
+    ``errors`` names the fields at fault, if any; ``members`` are what its problem document has beside the usual
+    (RFC 9457 section 3.2).
     """
 
     title = "Error"
 
-    def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
+    def __init__(
+        self, detail: str, *, errors: tuple[FieldError, ...] = (), members: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors
+        self.members = members or {}
 
 
 class Permanent(CertctlError):

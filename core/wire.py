@@ -92,7 +92,8 @@ class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"
 class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):
     """Install one version of a certificate in one target.
 
-    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector.
+    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector; its
+    secrets are in ``sealed`` by their paths, each for this agent alone (``core.hpke``).
     """
 
     job_id: str
@@ -106,6 +107,7 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
     fingerprint: str
     spki_sha256: str
     names: tuple[Name, ...] = ()
+    sealed: dict[str, bytes] = {}
 
 
 class AuditHead(msgspec.Struct, frozen=True):

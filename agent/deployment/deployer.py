@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment.commands import HostRunner
 from agent.deployment.group import Group
@@ -50,7 +51,10 @@ class _Service:
 
 
 class Deployer:
-    """Installs certificates on this host; one per agent. ``parallel`` is how many services it changes at once."""
+    """Installs certificates on this host; one per agent.
+
+    ``parallel`` is how many services it changes at once, ``sealing_key`` what opens the secrets of targets.
+    """
 
     def __init__(
         self,
@@ -60,10 +64,12 @@ class Deployer:
         runner: Runner | None = None,
         probe: Probe = tls.probe,
         parallel: int = 4,
+        sealing_key: X25519PrivateKey | None = None,
     ) -> None:
         journals = JournalFolder(state_dir / "journal")
         self._tools = Tools(journals, state_dir / "scratch", runner or HostRunner(), probe)
         self._policy = policy
+        self._sealing_key = sealing_key
         self._services: defaultdict[tuple[str, str], _Service] = defaultdict(_Service)
         self._slots = trio.CapacityLimiter(parallel)
 
@@ -76,7 +82,7 @@ class Deployer:
         progress = Progress()
         try:
             with progress.doing("prepared", record=False):
-                prepared = prepare(item, private_key_pem, self._policy)
+                prepared = prepare(item, private_key_pem, self._policy, self._sealing_key)
         except CertctlError as error:
             return progress.failed(error)
         member = Member(prepared, progress, self._tools.journals)

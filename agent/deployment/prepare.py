@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment.material import read_material
 from agent.policy import HostPolicy
@@ -22,7 +23,9 @@ from connectors.targets.base import (
     ServiceCommands,
     default_sni,
 )
+from core import marking
 from core.errors import InvalidInput, Refused
+from core.hpke import open_sealed
 from core.secret import Secret
 from core.wire import DeploymentItem
 
@@ -62,13 +65,18 @@ class Prepared(msgspec.Struct, frozen=True):
     endpoint: Endpoint
 
 
-def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPolicy) -> Prepared:
+def prepare(
+    item: DeploymentItem,
+    private_key_pem: Secret[bytes],
+    policy: HostPolicy,
+    sealing_key: X25519PrivateKey | None = None,
+) -> Prepared:
     """Check the item against itself, its connector and the host's policy; raise a ``Permanent`` error otherwise."""
     if not _TARGET_ID.fullmatch(item.target_id):
         raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
     policy.check_type(item.target_type)
     connector = registry.find(item.target_type)
-    config = registry.decode_config(item.target_type, item.config)
+    config = registry.decode_config(item.target_type, _opened(item, sealing_key))
     for field in ("owner", "group"):
         policy.check_owner(getattr(config, field), field=f"config.{field}")
     service = policy.service(item.target_type, config.service)
@@ -83,6 +91,16 @@ def prepare(item: DeploymentItem, private_key_pem: Secret[bytes], policy: HostPo
         files=_place(connector.files(config, material), policy),
         endpoint=_endpoint(config.probe, item),
     )
+
+
+def _opened(item: DeploymentItem, sealing_key: X25519PrivateKey | None) -> dict[str, Any]:
+    """Return the item's configuration with its secrets; raise ``Refused`` for one that was not sealed to this agent."""
+    if not item.sealed:
+        return item.config
+    if sealing_key is None:
+        raise Refused("the target's secrets cannot be opened: this agent has no sealing key")
+    secrets = {path: open_sealed(sealing_key, sealed, item.target_id, path) for path, sealed in item.sealed.items()}
+    return marking.put_together(item.config, {path: secret.reveal() for path, secret in secrets.items()})
 
 
 def resolve_commands(

@@ -1,14 +1,16 @@
 """The authority that signs in this process: certificates and CRLs by a key that the coordinator keeps (RFC 5280).
 
-It is a self-signed root made here, or a subordinate CA loaded from files. Keys are plain ``cryptography`` private
-keys, so that one held by an HSM can take their place. OCSP is not answered here.
+It is a root or a subordinate CA, made here (``making``) or taken over from the operator. Keys are plain
+``cryptography`` private keys, so that one held by an HSM can take their place. OCSP is not answered here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -17,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from connectors.issuers.base import Order
+from connectors.issuers.local_config import LocalConfig
 from core.certificates import new_serial
 from core.csr import signature_hash, subject_attributes
 from core.errors import Misconfigured
 from core.keys import KeyAlgorithm, PrivateKey, generate
 
+CONFIG_TYPE = LocalConfig
 E = TypeVar("E", bound=x509.ExtensionType)
 ROOT_LIFETIME = timedelta(days=3650)
 _BACKDATING = timedelta(minutes=5)
@@ -58,6 +62,10 @@ class LocalIssuer:
         """Return what follows a leaf on the wire: the CA and its issuers without a self-signed root."""
         return tuple(der for der in self.chain if not _is_self_signed(x509.load_der_x509_certificate(der)))
 
+    def has_signed(self, der: bytes) -> bool:
+        """Say whether a certificate was signed by this CA's key."""
+        return _is_issued_by(x509.load_der_x509_certificate(der), self.certificate)
+
     def sign(self, order: Order) -> bytes:
         """Return the DER certificate for exactly this order."""
         ca = self.certificate
@@ -85,16 +93,9 @@ class LocalIssuer:
             (usages, False),
             (names, not has_subject),
             (x509.SubjectKeyIdentifier.from_public_key(order.public_key), False),
-            (_authority_key_identifier(self.certificate), False),
+            (authority_key_identifier(self.certificate), False),
         ]
-        if order.aia_url:
-            location = x509.UniformResourceIdentifier(order.aia_url)
-            description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
-            found.append((x509.AuthorityInformationAccess([description]), False))
-        if order.cdp_url:
-            point = x509.DistributionPoint([x509.UniformResourceIdentifier(order.cdp_url)], None, None, None)
-            found.append((x509.CRLDistributionPoints([point]), False))
-        return found
+        return [*found, *((value, False) for value in publication(order.aia_url, order.cdp_url))]
 
     def sign_crl(
         self, number: int, revoked: list[RevokedCertificate], this_update: datetime, next_update: datetime
@@ -108,7 +109,7 @@ class LocalIssuer:
                 revoked_certificates=[_crl_entry(entry) for entry in revoked],
             )
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(_authority_key_identifier(self.certificate), critical=False)
+            .add_extension(authority_key_identifier(self.certificate), critical=False)
         )
         return builder.sign(self.key, signature_hash(self.key)).public_bytes(serialization.Encoding.DER)
 
@@ -127,42 +128,68 @@ def make_root(common_name: str, now: datetime, lifetime: timedelta = ROOT_LIFETI
         .not_valid_before(now - _BACKDATING)
         .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_ca_key_usage(), critical=True)
+        .add_extension(ca_key_usage(), critical=True)
         .add_extension(ski, critical=False)
         .sign(key, signature_hash(key))
     )
     return LocalIssuer(key, (certificate.public_bytes(serialization.Encoding.DER),))
 
 
+def publication(aia_url: str, cdp_url: str) -> list[x509.ExtensionType]:
+    """Return what a certificate says of where its issuer's certificate and CRL are; nothing for an empty URL."""
+    found: list[x509.ExtensionType] = []
+    if aia_url:
+        location = x509.UniformResourceIdentifier(aia_url)
+        description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
+        found.append(x509.AuthorityInformationAccess([description]))
+    if cdp_url:
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(cdp_url)], None, None, None)
+        found.append(x509.CRLDistributionPoints([point]))
+    return found
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; ``problem`` says what is wrong with it, with the remedy, and is empty otherwise."""
+
+    what: Literal["authority", "usage", "validity", "key", "chain"]
+    problem: str = ""
+
+
+def examine(issuer: LocalIssuer, now: datetime) -> list[Finding]:
+    """Look whether an authority can sign leaves now, at one thing after the other."""
+    certificate = issuer.certificate
+    constraints, usage = extension_in(certificate, x509.BasicConstraints), extension_in(certificate, x509.KeyUsage)
+    is_authority = constraints is not None and constraints.value.ca
+    may_sign = usage is None or (usage.value.key_cert_sign and usage.value.crl_sign)
+    is_valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+    is_its_key = certificate.public_key() == issuer.key.public_key()
+    found: list[tuple[Literal["authority", "usage", "validity", "key", "chain"], bool, str]] = [
+        ("authority", is_authority, "holds a certificate without CA:TRUE first; put the CA's own first"),
+        ("usage", may_sign, "holds a CA that may not sign certificates and CRLs (keyUsage)"),
+        ("validity", is_valid, "holds a CA outside of its validity; renew it first"),
+        ("key", is_its_key, "is not the key of the certificate that comes first in the chain"),
+        ("chain", _is_linked(issuer.chain), "must hold the CA first and then its issuers, each signed by the next"),
+    ]
+    return [Finding(what, "" if is_right else problem) for what, is_right, problem in found]
+
+
 def check_authority(issuer: LocalIssuer, now: datetime) -> LocalIssuer:
     """Return a CA loaded from files if it can sign leaves now; raise ``Misconfigured`` that says what it lacks."""
-    certificate = issuer.certificate
-    constraints = _extension(certificate, x509.BasicConstraints)
-    usage = _extension(certificate, x509.KeyUsage)
-    if constraints is None or not constraints.value.ca:
-        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a certificate without CA:TRUE first; put the CA's own first")
-    if usage is not None and not (usage.value.key_cert_sign and usage.value.crl_sign):
-        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a CA that may not sign certificates and CRLs (keyUsage)")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise Misconfigured("CERTCTL_CA_CERT_PATH holds a CA outside of its validity; renew it first")
-    if certificate.public_key() != issuer.key.public_key():
-        raise Misconfigured("CERTCTL_CA_KEY_PATH is not the key of the certificate in CERTCTL_CA_CERT_PATH")
-    for lower, upper in zip(issuer.chain, issuer.chain[1:], strict=False):
-        _check_link(x509.load_der_x509_certificate(lower), x509.load_der_x509_certificate(upper))
+    for finding in examine(issuer, now):
+        if finding.problem:
+            variable = "CERTCTL_CA_KEY_PATH" if finding.what == "key" else "CERTCTL_CA_CERT_PATH"
+            raise Misconfigured(f"{variable} {finding.problem}")
     return issuer
 
 
-def _check_link(lower: x509.Certificate, upper: x509.Certificate) -> None:
-    try:
-        lower.verify_directly_issued_by(upper)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        message = "CERTCTL_CA_CERT_PATH must hold the CA first and then its issuers, each signed by the next"
-        raise Misconfigured(message) from error
+def _is_linked(chain: Sequence[bytes]) -> bool:
+    certificates = [x509.load_der_x509_certificate(der) for der in chain]
+    return all(_is_issued_by(lower, upper) for lower, upper in pairwise(certificates))
 
 
 def subject_key_identifier(certificate: x509.Certificate) -> str:
     """Return the certificate's SKI in lower-case hex; computed from the key when it carries none."""
-    extension = _extension(certificate, x509.SubjectKeyIdentifier)
+    extension = extension_in(certificate, x509.SubjectKeyIdentifier)
     value = extension.value if extension else x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     return value.digest.hex()
 
@@ -181,7 +208,8 @@ EXTENDED_KEY_USAGES = {
 }
 
 
-def _extension(certificate: x509.Certificate, kind: type[E]) -> x509.Extension[E] | None:
+def extension_in(certificate: x509.Certificate, kind: type[E]) -> x509.Extension[E] | None:
+    """Return an extension of a certificate, if it has that."""
     try:
         return certificate.extensions.get_extension_for_class(kind)
     except x509.ExtensionNotFound:
@@ -189,17 +217,20 @@ def _extension(certificate: x509.Certificate, kind: type[E]) -> x509.Extension[E
 
 
 def _is_self_signed(certificate: x509.Certificate) -> bool:
-    if certificate.subject != certificate.issuer:
-        return False
+    return certificate.subject == certificate.issuer and _is_issued_by(certificate, certificate)
+
+
+def _is_issued_by(lower: x509.Certificate, upper: x509.Certificate) -> bool:
     try:
-        certificate.verify_directly_issued_by(certificate)
+        lower.verify_directly_issued_by(upper)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
 
 
-def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    extension = _extension(ca, x509.SubjectKeyIdentifier)
+def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return what a certificate says of the key of the ``ca`` that signs it."""
+    extension = extension_in(ca, x509.SubjectKeyIdentifier)
     if extension is None:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type]  # any CA key signs
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
@@ -210,7 +241,8 @@ def _leaf_key_usage(order: Order) -> x509.KeyUsage:
     return _key_usage(digital_signature=True, key_encipherment=isinstance(order.public_key, rsa.RSAPublicKey))
 
 
-def _ca_key_usage() -> x509.KeyUsage:
+def ca_key_usage() -> x509.KeyUsage:
+    """Return what an authority's key is for."""
     return _key_usage(key_cert_sign=True, crl_sign=True)
 
 

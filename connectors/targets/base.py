@@ -2,8 +2,9 @@
 
 A connector says which files hold what, how its daemon checks a configuration and reloads it, and how a staged pair can
 be tried before it is live. It changes nothing on a host. Configurations are typed structs whose fields carry help
-texts; a field that holds a secret is marked with ``msgspec.Meta(extra_json_schema=core.marks.SECRET)``, which keeps it
-out of the audit trail. Both sides import this module, so no event loop is chosen here.
+texts; a field that holds a secret is a ``Secret[str]`` marked as one, see ``core.marking``: it reaches the connector on
+the agent's host and nobody else. While a target is checked by the coordinator, a secret that was entered earlier is
+stars. Both sides import this module, so no event loop is chosen here.
 """
 
 from __future__ import annotations

@@ -10,11 +10,9 @@ import pkgutil
 from importlib import import_module, metadata
 from typing import Any
 
-import msgspec
-
 import connectors.targets
 from connectors.targets.base import FileTarget, FileTargetConfig
-from core.decoding import wrong_field
+from core import marking
 from core.errors import InvalidInput, Misconfigured
 
 ENTRY_POINT_GROUP = "certctl.targets"
@@ -45,18 +43,13 @@ def find(type_name: str) -> FileTarget[Any]:
 
 def decode_config(type_name: str, config: dict[str, Any]) -> FileTargetConfig:
     """Return ``config`` as the connector's struct; raise ``InvalidInput`` naming the wrong field (``config.…``)."""
-    config_type = find(type_name).config_type
-    try:
-        decoded: FileTargetConfig = msgspec.convert(config, config_type)
-    except msgspec.ValidationError as error:
-        wrong = wrong_field(error, "config")
-        raise InvalidInput.of(wrong.field, wrong.problem) from error
+    decoded: FileTargetConfig = marking.decode(config, find(type_name).config_type)
     return decoded
 
 
 def config_schema(type_name: str) -> dict[str, Any]:
     """Return the JSON schema of the type's configuration, with help texts and ``secret`` marks."""
-    return msgspec.json.schema(find(type_name).config_type)
+    return marking.schema(find(type_name).config_type)
 
 
 def _built_in() -> frozenset[str]:

@@ -73,6 +73,11 @@ class Polls:
             return
         self.signs[agent_id] = Sign(time.monotonic(), time_ms)
 
+    def end(self, agent_id: str) -> None:
+        """Answer an agent's open poll here, if there is one: its next word is told that it was retired."""
+        if agent_id in self.waiting:
+            self.waiting[agent_id].end()
+
     def work(self, items: Items, head: AuditHead | None) -> Work:
         """Return an answer, with what the agent needs to know for its next poll."""
         return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head)

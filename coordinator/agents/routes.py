@@ -9,14 +9,24 @@ from typing import Annotated
 import msgspec
 
 from coordinator.access import service as access
-from coordinator.agents import service, store
+from coordinator.agents import retirement, service, store, tokens
 from coordinator.agents.polling import LONGEST_WAIT_S, Asked, Poll
+from coordinator.agents.retirement import Preflight, Retirement
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
 from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
-from core.errors import Conflict, Gone, InvalidInput, NotFound, Refused, StaleLease, Unauthenticated
+from core.errors import (
+    Conflict,
+    Gone,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    Refused,
+    StaleLease,
+    Unauthenticated,
+)
 from core.wire import (
     TIME_HEADER,
     CSRAnswer,
@@ -50,6 +60,8 @@ class Agent(msgspec.Struct):
     last_seen_at: datetime
     enrolled_at: datetime
     retired_at: datetime | None
+    retired_reason: str
+    revision: int
     online: bool
 
 
@@ -78,12 +90,37 @@ class EnrollmentToken(msgspec.Struct):
     expires_at: datetime
     used_by: str | None
     used_at: datetime | None
+    revoked_at: datetime | None
 
 
-class AgentQuery(PageQuery):
-    """Filters of the agent list."""
+class RetiredQuery(PageQuery):
+    """Filters of the agent lists; ``q`` is looked for in id, name, host name and address."""
 
     name: str | None = None
+    os: str | None = None
+    architecture: str | None = None
+    version: str | None = None
+    q: str | None = None
+
+
+class AgentQuery(RetiredQuery):
+    """Filters of the agent list, which is without the retired ones unless it is asked for them."""
+
+    online: bool | None = None
+    retired: bool = False
+
+
+class AgentPatch(Strict):
+    """What can be changed of an agent: its name, which nobody else in service may have."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class RetireQuery(Strict):
+    """``force`` carries a retirement through although something depends on the agent; it needs a ``reason``."""
+
+    force: bool = False
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
 class PollQuery(Strict):
@@ -99,6 +136,37 @@ async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent] | Streamed:
     return await read_page(call, store.LISTING, Agent)
 
 
+async def list_retired(call: Call[NoBody, RetiredQuery]) -> Page[Agent] | Streamed:
+    """List retired agents, the last one first."""
+    return await read_page(call, store.RETIRED, Agent)
+
+
+async def change(call: Call[AgentPatch, NoQuery]) -> Agent:
+    """Give an agent another name."""
+    return Agent(**await service.rename(call, call.path["agent_id"], call.body.name))
+
+
+async def retirement_preflight(call: Call[NoBody, NoQuery]) -> Preflight:
+    """Say what depends on an agent."""
+    return await retirement.preflight(call.ctx, call.path["agent_id"])
+
+
+async def retire(call: Call[NoBody, RetireQuery]) -> Retirement | None:
+    """Retire an agent: refused with the counts as long as something depends on it, unless forced.
+
+    With force its targets are archived, its bindings and jobs end; certificates stay. Repeated, it answers 204.
+    """
+    query = call.query
+    return await retirement.retire(
+        call.ctx,
+        call.actor,
+        call.path["agent_id"],
+        force=query.force,
+        reason=query.reason,
+        request_id=call.request_id,
+    )
+
+
 async def get(call: Call[NoBody, NoQuery]) -> Agent:
     """Return one agent."""
     async with call.ctx.db.connection() as conn:
@@ -112,13 +180,18 @@ async def get(call: Call[NoBody, NoQuery]) -> Agent:
 async def create_token(call: Call[CreateToken, NoQuery]) -> CreatedToken:
     """Make a one-time enrollment token."""
     ttl = timedelta(seconds=call.body.ttl_s)
-    token_id, value, ends = await service.create_token(call.tx, call.actor, call.body.note, ttl, call.request_id)
+    token_id, value, ends = await tokens.create(call.tx, call.actor, call.body.note, ttl, call.request_id)
     return CreatedToken(token_id, value.reveal(), ends)
 
 
 async def list_tokens(call: Call[NoBody, PageQuery]) -> Page[EnrollmentToken] | Streamed:
     """List enrollment tokens, newest first."""
     return await read_page(call, store.TOKENS, EnrollmentToken)
+
+
+async def revoke_token(call: Call[NoBody, NoQuery]) -> None:
+    """Make a token useless that has let in nobody yet."""
+    await tokens.revoke(call.ctx, call.actor, call.path["token_id"], call.request_id)
 
 
 async def enroll(call: Call[Enrollment, NoQuery]) -> Enrolled:
@@ -164,7 +237,45 @@ _TOKENS = "/api/v1/enrollment-tokens"
 
 ROUTES = [
     Route("GET", "/api/v1/agents", list_agents, Permission.READ, "List agents", Page[Agent], query=AgentQuery),
+    Route(
+        "GET",
+        "/api/v1/agents/retired",
+        list_retired,
+        Permission.READ,
+        "List retired agents",
+        Page[Agent],
+        query=RetiredQuery,
+    ),
     Route("GET", _ONE, get, Permission.READ, "Get an agent", Agent, errors=(NotFound,)),
+    Route(
+        "PATCH",
+        _ONE,
+        change,
+        Permission.AGENTS_WRITE,
+        "Rename an agent",
+        Agent,
+        request=AgentPatch,
+        errors=(NotFound, PreconditionFailed, Conflict),
+    ),
+    Route(
+        "GET",
+        f"{_ONE}/retirement",
+        retirement_preflight,
+        Permission.READ,
+        "What a retirement would meet",
+        Preflight,
+        errors=(NotFound,),
+    ),
+    Route(
+        "DELETE",
+        _ONE,
+        retire,
+        Permission.AGENTS_WRITE,
+        "Retire an agent",
+        Retirement,
+        query=RetireQuery,
+        errors=(NotFound, Conflict),
+    ),
     Route(
         "POST",
         "/api/v1/agents",
@@ -226,5 +337,15 @@ ROUTES = [
         "List enrollment tokens",
         Page[EnrollmentToken],
         query=PageQuery,
+    ),
+    Route(
+        "DELETE",
+        f"{_TOKENS}/{{token_id}}",
+        revoke_token,
+        Permission.ENROLLMENT,
+        "Revoke an enrollment token",
+        None,
+        status=204,
+        errors=(NotFound, Conflict),
     ),
 ]

@@ -6,24 +6,24 @@ for an hour; only the token's digest is stored. The poll, see ``polling``, is th
 
 from __future__ import annotations
 
-import hmac
 import os
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.access import service as access
-from coordinator.agents import store
+from coordinator.agents import store, tokens
 from coordinator.agents.polling import Asked, Poll
 from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.web.table import Actor
+from coordinator.web import etag
+from coordinator.web.table import Actor, Call
 from core.crash import crash_point
 from core.errors import Conflict, Gone, InvalidInput, NotFound, Unauthenticated
 from core.identity import check_public_key, nonce_message, verify
 from core.ids import new_id
-from core.secret import Secret
 from core.wire import (
     Enrolled,
     Enrollment,
@@ -37,30 +37,11 @@ from core.wire import (
 if TYPE_CHECKING:
     from coordinator.context import Context
 
-TOKEN_PREFIX = "cte_"  # noqa: S105 - the prefix of enrollment tokens, not one of them
 SESSION = timedelta(hours=1)
 NONCE = timedelta(minutes=1)
 NONCE_BYTES = 32
 MOST_SKEW_MS = 120_000
 _TEXT_LIMIT = 255
-
-
-async def create_token(
-    tx: Transaction, actor: Actor, note: str, ttl: timedelta, request_id: str
-) -> tuple[str, Secret[str], str]:
-    """Make a one-time enrollment token; return id, value (shown this once) and end."""
-    token_id, value = new_id("tok"), access.new_credential(TOKEN_PREFIX)
-    ends = await store.insert_token(tx, token_id, access.digest(value.reveal()), note, str(actor), ttl)
-    await audit.record(
-        tx,
-        actor,
-        "enrollment_token.created",
-        "enrollment_token",
-        token_id,
-        {"note": note, "expires_at": ends},
-        request_id,
-    )
-    return token_id, value, ends.isoformat()
 
 
 async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled:
@@ -76,9 +57,9 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
         raise InvalidInput.of("name", "is empty; set CERTCTL_AGENT_NAME")
     async with ctx.db.transaction() as tx:
         # The token's row is locked before anything is looked up, so that two attempts come here one after the other.
-        token = await _token(ctx, tx, message.token)
+        token = await tokens.offered(ctx, tx, message.token)
         known = await store.by_identity(tx, identity_key)
-        _check_token(token, known["id"] if known else "")
+        tokens.check(token, known["id"] if known else "")
         if known:
             return _known(known)
         agent_id = new_id("ag")
@@ -119,31 +100,6 @@ def _known(row: Row) -> Enrolled:
         detail = f"agent {row['id']} was retired; remove its state folder to enroll it as a new one"
         raise Gone(detail)
     return Enrolled(row["id"], row["name"])
-
-
-async def _token(ctx: Context, tx: Transaction, value: str) -> Row | None:
-    """Return a one-time token's row, locked, or None for the static token; raise ``Unauthenticated`` for any other."""
-    static = ctx.settings.bootstrap_token
-    if static and hmac.compare_digest(static.reveal().encode(), value.encode()):
-        return None
-    row = await store.token(tx, access.digest(value))
-    if row is None:
-        raise _no_good_token("is not known or was used")
-    return row
-
-
-def _check_token(token: Row | None, known_agent: str) -> None:
-    """Raise ``Unauthenticated`` for a token that somebody else used, or nobody in time."""
-    if token is None:
-        return
-    if token["used_by"] and token["used_by"] != known_agent:
-        raise _no_good_token("is not known or was used")
-    if token["expired"] and not token["used_by"]:
-        raise _no_good_token("has expired")
-
-
-def _no_good_token(why: str) -> Unauthenticated:
-    return Unauthenticated(f"this enrollment token {why}; make a new one: certctl enrollment-tokens create")
 
 
 async def _checked_skew(tx: Transaction, time_ms: int) -> int:
@@ -189,6 +145,54 @@ async def _identity(conn: Connection, agent_id: str) -> bytes:
 async def identity_key(conn: Connection, agent_id: str) -> bytes:
     """Return the public key that checks an agent's signatures."""
     return await _identity(conn, agent_id)
+
+
+async def rename(call: Call[Any, Any], agent_id: str, name: str) -> Row:
+    """Give an agent another name and return it; raise ``Conflict`` when another one in service has it."""
+    name = _text(name, "name")
+    async with call.ctx.db.transaction() as tx:
+        row = await store.get(tx, agent_id, lock=True)
+        if row is None:
+            detail = f"there is no agent {agent_id}"
+            raise NotFound(detail)
+        etag.check(call, row)
+        try:
+            async with tx.savepoint():
+                renamed = await store.rename(tx, agent_id, name)
+        except driver.UniqueViolation as error:
+            detail = f"another agent is named {name!r}; choose another name"
+            raise Conflict(detail) from error
+        assert renamed is not None  # noqa: S101 - it is locked
+        details = {"name": name, "before": row["name"]}
+        await audit.record(tx, call.actor, "agent.updated", "agent", agent_id, details, call.request_id)
+        crash_point("agent.renamed")
+    crash_point("agent.renaming_committed")
+    return renamed
+
+
+class SealingKey(NamedTuple):
+    """What secrets for an agent are sealed to."""
+
+    agent_name: str
+    key: bytes
+
+
+async def check_in_service(tx: Transaction, agent_ids: Sequence[str], *, field: str = "agent_id") -> None:
+    """Raise ``InvalidInput`` for a retired agent; none of these agents is retired before the transaction ends."""
+    await sealing_keys(tx, agent_ids, field=field)
+
+
+async def sealing_keys(tx: Transaction, agent_ids: Sequence[str], *, field: str = "agent_id") -> dict[str, SealingKey]:
+    """Return what to seal to for those agents that exist; raise ``InvalidInput`` for a retired one.
+
+    None of them is retired before the transaction ends.
+    """
+    await store.hold_off_retirement(tx, agent_ids)
+    rows = await store.sealing_keys(tx, agent_ids)
+    for row in rows:
+        if row["retired_at"] is not None:
+            raise InvalidInput.of(field, f"{row['id']} ({row['name']}) was retired; choose another agent")
+    return {row["id"]: SealingKey(row["name"], row["sealing_key"]) for row in rows}
 
 
 async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Token:

@@ -10,17 +10,32 @@ from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Sort
 
-COLUMNS = """id, name, hostname, os, architecture, address, version, skew_ms, last_seen_at, enrolled_at, retired_at,
-  last_seen_at > now() - interval '2 minutes' AND retired_at IS NULL AS online"""
-LISTING = Listing(
+ONLINE = "(last_seen_at > now() - interval '2 minutes' AND retired_at IS NULL)"
+COLUMNS = f"""id, name, hostname, os, architecture, address, version, skew_ms, last_seen_at, enrolled_at, retired_at,
+  retired_reason, revision, {ONLINE} AS online"""
+_FILTERS = {
+    "name": "name = {}",
+    "os": "os = {}",
+    "architecture": "architecture = {}",
+    "version": "version = {}",
+    "online": f"{ONLINE} = {{}}",
+    "retired": "(retired_at IS NOT NULL) = {}",
+    "q": "strpos(lower(concat_ws(' ', id, name, hostname, address)), lower({})) > 0",
+}
+_SORTS = {name: Sort(name) for name in ("name", "hostname", "os", "architecture", "version")}
+_ENROLLED, _SEEN = Sort("enrolled_at", "timestamptz"), Sort("last_seen_at", "timestamptz")
+LISTING = Listing(COLUMNS, "agents", "ag", _FILTERS, {"enrolled_at": _ENROLLED, "last_seen_at": _SEEN, **_SORTS})
+RETIRED = Listing(
     COLUMNS,
     "agents",
     "ag",
-    sorts={"enrolled_at": Sort("enrolled_at", "timestamptz")},
-    filters={"name": "name = {}"},
-    always="retired_at IS NULL",
+    _FILTERS,
+    {"retired_at": Sort("retired_at", "timestamptz"), "enrolled_at": _ENROLLED, **_SORTS},
+    always="retired_at IS NOT NULL",
 )
-TOKENS = Listing("id, note, created_by, created_at, expires_at, used_by, used_at", "enrollment_tokens", "tok")
+TOKENS = Listing(
+    "id, note, created_by, created_at, expires_at, used_by, used_at, revoked_at", "enrollment_tokens", "tok"
+)
 
 
 async def now(conn: Connection) -> datetime:
@@ -50,7 +65,25 @@ async def insert_token(
 async def token(conn: Connection, digest: bytes) -> Row | None:
     """Return an enrollment token, locked until the transaction's end."""
     return await conn.fetchrow(
-        "SELECT id, used_by, expires_at <= now() AS expired FROM enrollment_tokens WHERE digest = $1 FOR UPDATE", digest
+        """
+        SELECT id, used_by, expires_at <= now() AS expired, revoked_at IS NOT NULL AS revoked
+        FROM enrollment_tokens WHERE digest = $1 FOR UPDATE
+        """,
+        digest,
+    )
+
+
+async def token_by_id(conn: Connection, token_id: str) -> Row | None:
+    """Return an enrollment token, locked until the transaction's end."""
+    return await conn.fetchrow(
+        "SELECT id, used_by, revoked_at FROM enrollment_tokens WHERE id = $1 FOR UPDATE", token_id
+    )
+
+
+async def revoke_token(conn: Connection, token_id: str) -> None:
+    """Make an enrollment token useless, also to a coordinator that does not know of revocations."""
+    await conn.execute(
+        "UPDATE enrollment_tokens SET revoked_at = now(), expires_at = least(expires_at, now()) WHERE id = $1", token_id
     )
 
 
@@ -75,9 +108,69 @@ async def insert(conn: Connection, agent: dict[str, Any]) -> None:
     )
 
 
-async def get(conn: Connection, agent_id: str) -> Row | None:
-    """Return one agent."""
-    return await conn.fetchrow(f"SELECT {COLUMNS} FROM agents WHERE id = $1", agent_id)
+async def get(conn: Connection, agent_id: str, *, lock: bool = False) -> Row | None:
+    """Return one agent, locked until the transaction's end when asked; rows that name it may still come in."""
+    tail = "FOR NO KEY UPDATE" if lock else ""
+    return await conn.fetchrow(f"SELECT {COLUMNS} FROM agents WHERE id = $1 {tail}", agent_id)
+
+
+async def rename(conn: Connection, agent_id: str, name: str) -> Row | None:
+    """Give an agent another name and return it."""
+    return await conn.fetchrow(
+        f"UPDATE agents SET name = $2, revision = revision + 1 WHERE id = $1 RETURNING {COLUMNS}", agent_id, name
+    )
+
+
+async def retire(conn: Connection, agent_id: str, reason: str) -> datetime:
+    """Retire an agent for good; return when that was."""
+    moment: datetime = await conn.fetchval(
+        """
+        UPDATE agents SET retired_at = now(), retired_reason = $2, revision = revision + 1 WHERE id = $1
+        RETURNING retired_at
+        """,
+        agent_id,
+        reason,
+    )
+    return moment
+
+
+async def dependents(conn: Connection, agent_id: str) -> Row:
+    """Return how much depends on an agent."""
+    row = await conn.fetchrow(
+        """
+        SELECT
+          (SELECT count(*) FROM targets WHERE agent_id = $1 AND archived_at IS NULL) AS active_targets,
+          (SELECT count(*) FROM holders WHERE agent_id = $1) AS active_certificates,
+          (SELECT count(*) FROM jobs WHERE agent_id = $1
+             AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA', 'Pending', 'Running')) AS pending_jobs
+        """,
+        agent_id,
+    )
+    assert row is not None  # noqa: S101 - counts are always there
+    return row
+
+
+async def hold_off_retirement(conn: Connection, agent_ids: Sequence[str]) -> None:
+    """Let these agents be retired only after this transaction.
+
+    Not by their rows: those are written to with every sign of life, for many agents in one statement.
+    """
+    await conn.execute(
+        """
+        SELECT pg_advisory_xact_lock_shared(hashtextextended('agent ' || id, 0)) FROM unnest($1::text[]) AS asked (id)
+        """,
+        list(agent_ids),
+    )
+
+
+async def await_the_held_off(conn: Connection, agent_id: str) -> None:
+    """Wait for the transactions that hold off an agent's retirement, and hold off new ones."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('agent ' || $1::text, 0))", agent_id)
+
+
+async def sealing_keys(conn: Connection, agent_ids: Sequence[str]) -> list[Row]:
+    """Return the public keys that secrets for some agents are sealed to, and when those were retired."""
+    return await conn.fetch("SELECT id, name, sealing_key, retired_at FROM agents WHERE id = ANY($1)", list(agent_ids))
 
 
 async def identity(conn: Connection, agent_id: str) -> Row | None:

@@ -16,7 +16,7 @@ SEALING = "audit-sealing"
 
 
 class Described(dict[str, object]):
-    """Details that were made by ``described``."""
+    """Details that hold nothing marked: made by ``described``, or of a configuration as ``core.marking`` shows it."""
 
 
 def described(struct: msgspec.Struct, **more: object) -> Described:

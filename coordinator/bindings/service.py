@@ -49,7 +49,8 @@ class IssuedVersion:
 
 
 async def bind(conn: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
-    """Say who wants the certificate."""
+    """Say who wants the certificate; raise ``InvalidInput`` for an agent that was retired."""
+    await agents.check_in_service(conn, agent_ids)
     await store.bind(conn, certificate_id, target_ids, agent_ids)
 
 
@@ -76,7 +77,7 @@ async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
     await jobs.cancel_older_deployments(conn, version.certificate_id, version.agent_id, version.id)
     bindings = await store.set_version(conn, version.certificate_id, version.agent_id, version.id, version.renew_at)
     for binding in bindings:
-        if not await jobs.queue_deployment(conn, binding, "issued", version.run_id):
+        if binding["enabled"] and not await jobs.queue_deployment(conn, binding, "issued", version.run_id):
             # A retry of an older version, queued while this waited for the binding that is locked now.
             await jobs.cancel_older_deployments(conn, version.certificate_id, version.agent_id, version.id)
             await jobs.queue_deployment(conn, binding, "issued", version.run_id)
@@ -150,7 +151,7 @@ async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
             )
         return
     binding = await store.binding_failed(conn, job["certificate_id"], job["target_id"], failure.cause)
-    if binding is not None:
+    if binding is not None and binding["enabled"]:
         lifetime = timedelta(seconds=binding["lifetime_s"])
         delay = retry_delay(binding["failures"], lifetime, LAST_DEPLOYMENT_RETRY)
         await jobs.queue_deployment(conn, binding, "retry", job["run_id"], attempt=attempt, delay=delay)
@@ -189,6 +190,7 @@ async def reconcile(ctx: Context) -> int:
             details = {"job_id": job["id"], "cause": failure.cause}
             await audit.record(conn, SYSTEM, "deployment.failed", "certificate", job["certificate_id"], details)
             crash_point("lease.expired")
+        orphans = await jobs.cancel_of_the_retired(conn, _BATCH)
         unissued = await store.unissued_holders(conn, _BATCH)
         for holder in unissued:
             await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "reconciled")
@@ -197,7 +199,7 @@ async def reconcile(ctx: Context) -> int:
         for binding in unserved:
             await jobs.queue_deployment(conn, binding, "reconciled", await jobs.new_run(conn, binding))
             crash_point("reconcile.deployment_queued")
-    return len(silent) + len(unissued) + len(unserved)
+    return len(silent) + orphans + len(unissued) + len(unserved)
 
 
 async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:

@@ -48,9 +48,10 @@ async def set_version(
     )
     return await conn.fetch(
         """
-        UPDATE bindings SET desired_version_id = $3, failures = 0, reason = 'deployment is queued'
+        UPDATE bindings SET desired_version_id = $3, failures = 0,
+          reason = CASE WHEN targets.enabled THEN 'deployment is queued' ELSE 'the target is switched off' END
         FROM targets WHERE targets.id = bindings.target_id AND certificate_id = $1 AND targets.agent_id = $2
-        RETURNING certificate_id, target_id, agent_id, desired_version_id
+        RETURNING certificate_id, target_id, agent_id, desired_version_id, enabled
         """,
         certificate_id,
         agent_id,
@@ -79,7 +80,7 @@ async def binding_failed(conn: Connection, certificate_id: str, target_id: str, 
         UPDATE bindings SET failures = failures + 1, reason = $3 FROM targets, certificates
         WHERE targets.id = bindings.target_id AND certificates.id = bindings.certificate_id
           AND certificate_id = $1 AND target_id = $2
-        RETURNING certificate_id, target_id, targets.agent_id, desired_version_id, failures, lifetime_s
+        RETURNING certificate_id, target_id, targets.agent_id, desired_version_id, targets.enabled, failures, lifetime_s
         """,
         certificate_id,
         target_id,
@@ -150,7 +151,8 @@ async def unserved_bindings(conn: Connection, limit: int) -> list[Row]:
         """
         SELECT bindings.certificate_id, bindings.target_id, targets.agent_id, desired_version_id
         FROM bindings JOIN targets ON targets.id = bindings.target_id
-        WHERE desired_version_id IS NOT NULL AND desired_version_id IS DISTINCT FROM served_version_id AND NOT EXISTS (
+        WHERE desired_version_id IS NOT NULL AND desired_version_id IS DISTINCT FROM served_version_id
+          AND targets.enabled AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = bindings.certificate_id AND jobs.target_id = bindings.target_id
             AND kind = 'deployment' AND state IN ('Pending', 'Running'))
         LIMIT $1 FOR UPDATE OF bindings SKIP LOCKED
@@ -188,3 +190,115 @@ async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[R
 async def fingerprint_of(conn: Connection, version_id: str) -> str:
     """Return the fingerprint that a target serving this version shows."""
     return str(await conn.fetchval("SELECT fingerprint FROM certificate_versions WHERE id = $1", version_id))
+
+
+async def binding_of(conn: Connection, target_id: str, agent_id: str) -> Row | None:
+    """Return a target's binding, and how many other targets of an agent should serve the same certificate."""
+    return await conn.fetchrow(
+        """
+        SELECT certificate_id, target_id, desired_version_id, targets.agent_id, targets.enabled,
+          desired_version_id IS NOT DISTINCT FROM served_version_id AS served,
+          (SELECT count(*) FROM bindings AS others JOIN targets AS beside ON beside.id = others.target_id
+           WHERE others.certificate_id = bindings.certificate_id AND beside.agent_id = $2
+             AND others.target_id <> $1) AS beside
+        FROM bindings JOIN targets ON targets.id = bindings.target_id WHERE target_id = $1
+        """,
+        target_id,
+        agent_id,
+    )
+
+
+async def certificates_of(conn: Connection, target_ids: Sequence[str]) -> dict[str, str]:
+    """Return target → certificate for those of some targets that should serve one."""
+    rows = await conn.fetch("SELECT target_id, certificate_id FROM bindings WHERE target_id = ANY($1)", target_ids)
+    return {row["target_id"]: row["certificate_id"] for row in rows}
+
+
+async def end_binding(conn: Connection, target_id: str) -> None:
+    """Forget what a target should serve."""
+    await conn.execute("DELETE FROM bindings WHERE target_id = $1", target_id)
+
+
+async def forget_served(conn: Connection, target_id: str) -> None:
+    """Forget what a target was seen to serve."""
+    await conn.execute(
+        """
+        UPDATE bindings SET served_version_id = NULL, served_at = NULL, failures = 0, reason = ''
+        WHERE target_id = $1
+        """,
+        target_id,
+    )
+
+
+async def set_desired(conn: Connection, target_id: str, version_id: str | None) -> None:
+    """Say what a target should serve: its new agent's version, or nothing until that has one."""
+    await conn.execute(
+        """
+        UPDATE bindings SET desired_version_id = $2, served_version_id = NULL, served_at = NULL, failures = 0,
+          reason = 'waits for the key of its new agent'
+        WHERE target_id = $1
+        """,
+        target_id,
+        version_id,
+    )
+
+
+async def set_reason(conn: Connection, target_id: str, reason: str) -> None:
+    """Say why a target does not serve what it should, or nothing when it does."""
+    await conn.execute(
+        """
+        UPDATE bindings SET failures = 0,
+          reason = CASE WHEN desired_version_id IS DISTINCT FROM served_version_id THEN $2 ELSE '' END
+        WHERE target_id = $1
+        """,
+        target_id,
+        reason,
+    )
+
+
+async def end_holder(conn: Connection, certificate_id: str, agent_id: str) -> None:
+    """Let an agent hold a certificate no longer."""
+    await conn.execute("DELETE FROM holders WHERE certificate_id = $1 AND agent_id = $2", certificate_id, agent_id)
+
+
+async def holder_version(conn: Connection, certificate_id: str, agent_id: str) -> str | None:
+    """Make an agent a holder unless it is one; return its newest version."""
+    version_id: str | None = await conn.fetchval(
+        """
+        INSERT INTO holders (certificate_id, agent_id) VALUES ($1, $2)
+        ON CONFLICT (certificate_id, agent_id) DO UPDATE SET agent_id = excluded.agent_id RETURNING version_id
+        """,
+        certificate_id,
+        agent_id,
+    )
+    return version_id
+
+
+async def end_bindings_of(conn: Connection, agent_id: str) -> list[str]:
+    """Forget what the targets of an agent should serve; return those targets."""
+    rows = await conn.fetch(
+        """
+        DELETE FROM bindings USING targets WHERE targets.id = bindings.target_id AND targets.agent_id = $1
+        RETURNING target_id
+        """,
+        agent_id,
+    )
+    return sorted(row["target_id"] for row in rows)
+
+
+async def end_holders_of(conn: Connection, agent_id: str) -> list[str]:
+    """Let an agent hold nothing any more; return the certificates."""
+    rows = await conn.fetch("DELETE FROM holders WHERE agent_id = $1 RETURNING certificate_id", agent_id)
+    return sorted(row["certificate_id"] for row in rows)
+
+
+async def without_holder(conn: Connection, certificate_ids: Sequence[str]) -> list[str]:
+    """Return those of some certificates that nobody holds."""
+    rows = await conn.fetch(
+        """
+        SELECT id FROM unnest($1::text[]) AS asked (id)
+        WHERE NOT EXISTS (SELECT FROM holders WHERE certificate_id = asked.id) ORDER BY id
+        """,
+        certificate_ids,
+    )
+    return [row["id"] for row in rows]

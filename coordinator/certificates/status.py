@@ -16,6 +16,9 @@ Service = Literal["served", "partly", "outdated", "not served", "unknown"]
 """``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
 
 
+_UNHELD = "no agent has a key for it; bind it to a target or an agent"
+
+
 class Holder(msgspec.Struct):
     """An agent that keeps a key for the certificate, and the newest version it has."""
 
@@ -73,7 +76,7 @@ def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> St
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
         renew_at=min(due, default=None),
-        reason=reasons[0] if reasons else "",
+        reason=next(iter(reasons), "" if holders else _UNHELD),
         holders=[_shape(Holder, row) for row in holders],
         bindings=[_shape(Binding, row) for row in bindings],
     )

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from connectors.issuers.base import Order
+from connectors.issuers.constraints import check_names
 from connectors.issuers.local import LocalIssuer, usage_oids
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
@@ -89,6 +90,7 @@ async def _accept(
     assert certificate is not None  # noqa: S101 - the job's foreign key
     await _check(tx, certificate, job["agent_id"], facts)
     authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
+    check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
     not_before, not_after = _validity(ctx, certificate["lifetime_s"], authority)
     request = {
         "id": new_id("req"),

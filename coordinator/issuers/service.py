@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_authority, make_root
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
-from coordinator.database.connection import Transaction
+from coordinator.database.connection import Connection, Transaction
 from coordinator.issuers import store
+from coordinator.web.table import Actor
 from core import keys
 from core.certificates import pem_to_chain
 from core.crash import crash_point
@@ -51,11 +52,18 @@ async def ensure_local(ctx: Context, tx: Transaction) -> None:
         current is not None and current["ski"] == wanted.ski and tuple(current["chain"]) == wanted.chain
     ):
         return
-    sealed = ctx.sealer.seal(keys.to_pem(wanted.key), _place(LOCAL, wanted.ski))
-    await store.insert_key(tx, LOCAL, wanted.ski, wanted.chain, sealed, wanted.certificate.not_valid_after_utc)
-    details = {"ski": wanted.ski, "subject": wanted.certificate.subject.rfc4514_string()}
-    await audit.record(tx, SYSTEM, "issuer.key_added", "issuer", LOCAL, details)
+    await keep_key(ctx, tx, SYSTEM, LOCAL, wanted)
     crash_point("start.issuer_key")
+
+
+async def keep_key(
+    ctx: Context, tx: Transaction, actor: Actor, issuer_id: str, key: LocalIssuer, request_id: str = ""
+) -> None:
+    """Store a key, sealed, and make it the issuer's current one; the one before goes on serving its CRL."""
+    sealed = ctx.sealer.seal(keys.to_pem(key.key), _place(issuer_id, key.ski))
+    await store.insert_key(tx, issuer_id, key.ski, key.chain, sealed, key.certificate.not_valid_after_utc)
+    details = {"ski": key.ski, "subject": key.certificate.subject.rfc4514_string()}
+    await audit.record(tx, actor, "issuer.key_added", "issuer", issuer_id, details, request_id)
 
 
 def _from_files(ctx: Context) -> LocalIssuer | None:
@@ -103,7 +111,12 @@ async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None 
     return await _key(ctx, tx, issuer_id, ski)
 
 
-async def _key(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None) -> LocalIssuer:
+async def current(ctx: Context, conn: Connection, issuer_id: str) -> LocalIssuer:
+    """Return an issuer's current key, switched on or not; raise ``NotFound``."""
+    return await _key(ctx, conn, issuer_id, None)
+
+
+async def _key(ctx: Context, tx: Connection, issuer_id: str, ski: str | None) -> LocalIssuer:
     """Return a key of an issuer, opened at most once in this process; raise ``NotFound``."""
     row = await store.key(tx, issuer_id, ski)
     if row is None:

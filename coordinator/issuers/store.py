@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import CREATED, Listing, Sort
+from coordinator.database.table import Table
 
-COLUMNS = "id, name, type, enabled, created_at"
-LISTING = Listing(COLUMNS, "issuers", "iss")
+TABLE = Table("issuers", ("name", "type", "config", "enabled", "parent_issuer_id"))
+LISTING = Listing(
+    TABLE.reads,
+    "issuers",
+    "iss",
+    filters={
+        "name": "name = {}",
+        "type": "type = lower({})",
+        "enabled": "enabled = {}",
+        "parent_issuer_id": "parent_issuer_id = {}",
+        "q": "strpos(lower(concat_ws(' ', id, name)), lower({})) > 0",
+    },
+    sorts={
+        "created_at": CREATED,
+        "updated_at": Sort("updated_at", "timestamptz"),
+        "name": Sort("name"),
+        "type": Sort("type"),
+    },
+)
+KEYS = "issuer_id, ski, chain, is_current, not_after, created_at"
 
 
 async def insert(conn: Connection, issuer_id: str, name: str, kind: str) -> bool:
@@ -23,10 +43,47 @@ async def insert(conn: Connection, issuer_id: str, name: str, kind: str) -> bool
 
 
 async def get(conn: Connection, issuer_id: str, *, lock: bool = False) -> Row | None:
-    """Return one issuer, locked until the transaction's end when asked."""
-    return await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM issuers WHERE id = $1 {'FOR UPDATE' if lock else ''}",
-        issuer_id,
+    """Return one issuer, locked until the transaction's end when asked; rows that name it may still come in."""
+    tail = "FOR NO KEY UPDATE" if lock else ""
+    return await conn.fetchrow(f"SELECT {TABLE.reads} FROM issuers WHERE id = $1 {tail}", issuer_id)
+
+
+async def remove(conn: Connection, issuer_id: str) -> None:
+    """Remove an issuer with its keys and CRLs; a violated reference passes through."""
+    await conn.execute("DELETE FROM crls WHERE issuer_id = $1", issuer_id)
+    await conn.execute("DELETE FROM issuer_keys WHERE issuer_id = $1", issuer_id)
+    await TABLE.remove(conn, issuer_id)
+
+
+async def set_config(conn: Connection, issuer_id: str, config: dict[str, Any]) -> None:
+    """Store what an issuer's newest key was made of."""
+    await conn.execute(
+        "UPDATE issuers SET config = $2, revision = revision + 1, updated_at = now() WHERE id = $1", issuer_id, config
+    )
+
+
+async def users(conn: Connection, issuer_id: str) -> list[tuple[str, int, list[str]]]:
+    """Return what refers to an issuer: plural words, how many (counted up to 1,000), the ids of a few."""
+    places = (
+        ("issuers below it", "issuers", "parent_issuer_id"),
+        ("profiles", "profiles", "default_issuer_id"),
+        ("certificates", "certificates", "issuer_id"),
+        ("issued versions", "certificate_versions", "issuer_id"),
+        ("requests", "issuance_requests", "issuer_id"),
+    )
+    return [(words, *await TABLE.count_users(conn, table, column, issuer_id)) for words, table, column in places]
+
+
+async def current_keys(conn: Connection, issuer_ids: Sequence[str]) -> dict[str, Row]:
+    """Return issuer → current key for some issuers."""
+    rows = await conn.fetch(f"SELECT {KEYS} FROM issuer_keys WHERE issuer_id = ANY($1) AND is_current", issuer_ids)
+    return {row["issuer_id"]: row for row in rows}
+
+
+async def keys_of(conn: Connection, issuer_id: str) -> list[Row]:
+    """Return all keys of an issuer, the current one first, then from the newest on."""
+    return await conn.fetch(
+        f"SELECT {KEYS} FROM issuer_keys WHERE issuer_id = $1 ORDER BY is_current DESC, created_at DESC, ski", issuer_id
     )
 
 

@@ -6,6 +6,7 @@ knows nothing of either.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -138,6 +139,7 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
         fingerprint=row["fingerprint"],
         spki_sha256=row["spki_sha256"],
         names=names,
+        sealed={path: base64.b64decode(text) for path, text in row["sealed"].items()},
     )
 
 
@@ -197,6 +199,34 @@ async def cancel_older_deployments(
     for job in await store.live_deployments(conn, certificate_id, agent_id, newest_version_id):
         await move(conn, job, JobState.CANCELLED, [Step("superseded", 0.0)])
         crash_point("lease.superseded")
+
+
+async def cancel_live(conn: Transaction, failure: Failure, **where: str) -> list[Row]:
+    """Cancel the live jobs whose columns have these values, and return them.
+
+    A worker that has one in hand is told with its next word that it is over.
+    """
+    return await _cancel(conn, await store.live(conn, where), failure)
+
+
+async def hold_live(conn: Transaction, **where: str) -> None:
+    """Let the live jobs whose columns have these values end only after this transaction."""
+    await store.live(conn, where)
+
+
+async def cancel_of_the_retired(conn: Transaction, limit: int) -> int:
+    """Cancel what was queued for an agent in the moment in which it was retired; return how many."""
+    failure = Failure("retired", "the agent was retired", transient=False)
+    return len(await _cancel(conn, await store.live_of_the_retired(conn, limit), failure))
+
+
+async def _cancel(conn: Transaction, rows: list[Row], failure: Failure) -> list[Row]:
+    for row in rows:
+        check_transition(JobKind(row["kind"]), JobState(row["state"]), JobState.CANCELLED)
+    if rows:
+        await store.cancel(conn, [row["id"] for row in rows], msgspec.to_builtins(failure))
+        conn.wake(*{run_topic(row["run_id"]) for row in rows})
+    return rows
 
 
 async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -69,7 +69,8 @@ async def claim(
         )
         SELECT leased.id, leased.kind, leased.lease_epoch, leased.certificate_id, leased.version_id, leased.target_id,
           leased.run_id, certificates.common_name, certificates.names, certificates.key_algorithm,
-          targets.type AS target_type, targets.config, versions.der, versions.fingerprint, versions.spki_sha256,
+          targets.type AS target_type, targets.config, targets.sealed,
+          versions.der, versions.fingerprint, versions.spki_sha256,
           array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
                 JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
         FROM leased JOIN certificates ON certificates.id = leased.certificate_id
@@ -204,6 +205,46 @@ async def live_deployments(conn: Connection, certificate_id: str, agent_id: str,
         certificate_id,
         agent_id,
         except_version_id,
+    )
+
+
+async def live(conn: Connection, where: Mapping[str, str]) -> list[Row]:
+    """Return the live jobs whose columns have these values, locked; issuances first, as everywhere else."""
+    conditions = " AND ".join(f"{column} = ${place}" for place, column in enumerate(where, 1))
+    return await conn.fetch(
+        f"""
+        SELECT id, kind, state, run_id, agent_id, certificate_id FROM jobs WHERE {conditions}
+          AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA', 'Pending', 'Running')
+        ORDER BY kind DESC, id FOR UPDATE
+        """,
+        *where.values(),
+    )
+
+
+async def live_of_the_retired(conn: Connection, limit: int) -> list[Row]:
+    """Return live jobs of agents that were retired, locked."""
+    return await conn.fetch(
+        """
+        SELECT jobs.id, kind, state, run_id, agent_id, certificate_id
+        FROM agents JOIN jobs ON jobs.agent_id = agents.id
+        WHERE retired_at IS NOT NULL
+          AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA', 'Pending', 'Running')
+        LIMIT $1 FOR UPDATE OF jobs SKIP LOCKED
+        """,
+        limit,
+    )
+
+
+async def cancel(conn: Connection, job_ids: Sequence[str], failure: dict[str, Any]) -> None:
+    """Cancel jobs, with the reason."""
+    await conn.execute(
+        f"""
+        UPDATE jobs SET state = 'Cancelled', finished_at = now(), lease_until = NULL, failure = $2,
+          timeline = timeline || {step("cancelled")}
+        WHERE id = ANY($1)
+        """,
+        job_ids,
+        failure,
     )
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.database.connection import Connection
+from coordinator.database.connection import Connection, Transaction
 from coordinator.targets import store
 from core.errors import FieldError, InvalidInput
+
+
+async def archive_all(tx: Transaction, agent_id: str, reason: str) -> list[str]:
+    """Archive the targets of an agent that goes; return their ids."""
+    return await store.archive_all(tx, agent_id, reason)
 
 
 async def agents_of(conn: Connection, target_ids: Sequence[str]) -> dict[str, str]:

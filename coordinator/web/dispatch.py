@@ -74,7 +74,7 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
         result = await route.handler(call)
     except CertctlError as error:
         log.info("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
-        return _respond(request_id, *problems.answer(problems.problem_of(error, request_id)))
+        return _respond(request_id, *problems.answer(problems.problem_of(error, request_id), error.members))
     except RequestEntityTooLarge:
         too_large = TooLarge(f"the body is larger than {ctx.settings.max_body_bytes} bytes (CERTCTL_MAX_BODY_SIZE)")
         return _respond(request_id, *problems.answer(problems.problem_of(too_large, request_id)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -52,16 +54,16 @@ def decode_error(error: msgspec.MsgspecError) -> InvalidInput:
     return InvalidInput.of(wrong.field or "body", wrong.problem)
 
 
-def encode(problem: Problem) -> bytes:
-    """Return the document's JSON bytes."""
-    return msgspec.json.encode(problem)
+def encode(problem: Problem, members: Mapping[str, object]) -> bytes:
+    """Return the document's JSON bytes, with the members that its kind adds (RFC 9457 section 3.2)."""
+    return msgspec.json.encode({**msgspec.to_builtins(problem), **members} if members else problem)
 
 
-def answer(problem: Problem) -> tuple[bytes, int, dict[str, Any]]:
+def answer(problem: Problem, members: Mapping[str, object] = MappingProxyType({})) -> tuple[bytes, int, dict[str, Any]]:
     """Return body, status and headers, as Quart takes them."""
     headers = {"Content-Type": CONTENT_TYPE}
     if problem.status == 401:  # noqa: PLR2004 - RFC 9110 section 15.5.2 asks for the challenge
         headers["WWW-Authenticate"] = 'Bearer realm="certctl"'
     if problem.status == 503:  # noqa: PLR2004 - says when to come back
         headers["Retry-After"] = "2"
-    return encode(problem), problem.status, headers
+    return encode(problem, members), problem.status, headers

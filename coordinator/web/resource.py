@@ -132,17 +132,18 @@ class Resource(Generic[B, V]):
 def routes_of(resource: Resource[Any, Any]) -> list[Route]:
     """Return the routes of a resource."""
     words, view = resource.words, resource.view
+    new = body_with_id(resource.body, f"Create{view.__name__}")
     one = f"{resource.path}/{{{resource.parameter}}}"
     changes = (NotFound, PreconditionFailed, Conflict, Refused)
     table = [
         Route("GET", resource.path, _list(resource), resource.read, f"List {words}s", Page[view], query=resource.query),  # type: ignore[valid-type]
         Route("POST", resource.path, _create(resource), resource.write, f"Add a {words}", view,
-              request=_body_with_id(resource), status=201, errors=(Conflict, Refused)),
+              request=new, status=201, errors=(Conflict, Refused)),
         Route("GET", one, _get(resource), resource.read, f"Get a {words}", view, errors=(NotFound,)),
         Route("PUT", one, _replace(resource), resource.write, f"Replace a {words}", view,
               request=resource.body, errors=changes),
         Route("PATCH", one, _merge(resource), resource.write, f"Change parts of a {words}", view,
-              request=_patch_of(resource.body), errors=changes),
+              request=patch_of(resource.body), errors=changes),
         Route("DELETE", one, _remove(resource), resource.write, f"Remove a {words}", None, status=204,
               errors=(NotFound, PreconditionFailed, Conflict)),
     ]  # fmt: skip
@@ -232,7 +233,7 @@ async def _record(
     await audit.record(tx, call.actor, f"{resource.kind}.{what}", resource.kind, row_id, details, call.request_id)
 
 
-def merged(body: type[B], row: Row, patch: msgspec.Struct) -> B:
+def merged(body: type[B], row: Row | Mapping[str, Any], patch: msgspec.Struct) -> B:
     """Return a row with a patch merged into it, as a body; raise ``InvalidInput`` where that is none."""
     present = {name: row[name] for name in body.__struct_fields__}
     try:
@@ -254,14 +255,15 @@ def _merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _body_with_id(resource: Resource[Any, Any]) -> type[msgspec.Struct]:
-    name = f"Create{resource.view.__name__}"
-    made = msgspec.defstruct(name, [("id", str | None, None)], bases=(resource.body,), kw_only=True)
-    made.__doc__ = f"{resource.body.__doc__ or ''}\n\n``id`` may be chosen."
+def body_with_id(body: type[Strict], name: str) -> type[msgspec.Struct]:
+    """Return the body of a POST: the same, and an id that may be chosen."""
+    made = msgspec.defstruct(name, [("id", str | None, None)], bases=(body,), kw_only=True)
+    made.__doc__ = f"{body.__doc__ or ''}\n\n``id`` may be chosen."
     return made
 
 
-def _patch_of(body: type[Strict]) -> type[msgspec.Struct]:
+def patch_of(body: type[Strict]) -> type[msgspec.Struct]:
+    """Return the body of a PATCH: every field may be left out, or be null."""
     fields = [(f.encode_name, f.type | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
     made = msgspec.defstruct(f"{body.__name__}Patch", fields, bases=(Strict,), kw_only=True)
     made.__doc__ = "The fields to change; null brings back a default."

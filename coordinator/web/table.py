@@ -29,6 +29,8 @@ class Permission(StrEnum):
     READ = "inventory:read"
     CERTIFICATES_WRITE = "certificates:write"
     TARGETS_WRITE = "targets:write"
+    AGENTS_WRITE = "agents:write"
+    ISSUERS_WRITE = "issuers:write"
     PROFILES_WRITE = "profiles:write"
     PEOPLE_WRITE = "people:write"
     ENROLLMENT = "enrollment:write"
@@ -41,7 +43,13 @@ ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
     "approver": frozenset({Permission.READ}),
     "auditor": frozenset({Permission.READ, Permission.AUDIT_READ}),
     "operator": frozenset(
-        {Permission.READ, Permission.CERTIFICATES_WRITE, Permission.TARGETS_WRITE, Permission.ENROLLMENT}
+        {
+            Permission.READ,
+            Permission.CERTIFICATES_WRITE,
+            Permission.TARGETS_WRITE,
+            Permission.AGENTS_WRITE,
+            Permission.ENROLLMENT,
+        }
     ),
     "admin": frozenset(Permission),
 }

@@ -27,6 +27,8 @@ def agent(**other: Any) -> dict[str, Any]:
         "last_seen_at": at(seconds=-4),
         "enrolled_at": at(days=-9),
         "retired_at": None,
+        "retired_reason": "",
+        "revision": 1,
         "online": True,
         **other,
     }
@@ -40,7 +42,13 @@ def target(**other: Any) -> dict[str, Any]:
         "type": "nginx",
         "agent_id": AGENT_ID,
         "config": config,
+        "enabled": True,
+        "certificate_id": CERTIFICATE_ID,
+        "archived_at": None,
+        "archived_reason": "",
+        "revision": 1,
         "created_at": at(days=-8),
+        "updated_at": at(days=-8),
         **other,
     }
 
@@ -150,7 +158,19 @@ def profile(**other: Any) -> dict[str, Any]:
 
 
 def issuer(**other: Any) -> dict[str, Any]:
-    return {"id": "iss-local", "name": "Local CA", "type": "local", "enabled": True, "created_at": at(days=-9), **other}
+    return {
+        "id": "iss-local",
+        "name": "Local CA",
+        "type": "local",
+        "config": {},
+        "enabled": True,
+        "parent_issuer_id": None,
+        "key": None,
+        "revision": 1,
+        "created_at": at(days=-9),
+        "updated_at": at(days=-9),
+        **other,
+    }
 
 
 def event(**other: Any) -> dict[str, Any]:
@@ -176,6 +196,7 @@ def token(**other: Any) -> dict[str, Any]:
         "expires_at": at(hours=23),
         "used_by": None,
         "used_at": None,
+        "revoked_at": None,
         **other,
     }
 

@@ -144,6 +144,14 @@ async def test_the_poll_of_a_retired_agent_ends(world: World) -> None:
     assert (await ended(tasks[1])).items
 
 
+async def test_the_open_poll_of_an_agent_that_is_retired_here_ends_at_once(world: World) -> None:
+    agent = await world.agent()
+    (task,) = await wait_for_work(world, agent)
+    done(await world.call("DELETE", f"/api/v1/agents/{agent.id}"))
+    assert (await ended(task)).items == ()
+    problem(await agent.call("GET", "/work", params={"boot": agent.boot}), 410)
+
+
 async def test_a_poll_does_not_outlive_its_session(world: World) -> None:
     agent = await world.agent()
     (task,) = await wait_for_work(world, agent)

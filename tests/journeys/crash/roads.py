@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 
 from benchmarks.lab.processes import Process
+from tests.journeys.crash.estate import Estate
 from tests.journeys.crash.lane import Lane
 from tests.journeys.crash.points import ROADS, Cell, Program
 from tests.journeys.crash.subject import HASTY_S, Subject
@@ -138,6 +139,15 @@ def month_expired(lane: Lane, _program: Program, cell: Cell, subject: Subject) -
     subject.ask()
 
 
+def beside(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Other things are made, changed and removed before the certificate is asked for."""
+    estate = Estate(lane)
+    lane.arm(lane.coordinator.process, cell.armed)
+    estate.change()
+    assert estate.problems() == []
+    subject.ask()
+
+
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
@@ -151,6 +161,7 @@ STAGINGS: dict[str, Staging] = {
     "keystore.request_dropped": refused,
     "audit.month_made": month_missing,
     "audit.month_dropped": month_expired,
+    **dict.fromkeys(("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*"), beside),
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
