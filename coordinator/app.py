@@ -13,8 +13,10 @@ from coordinator.audit import routes as audit
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.oidc import routes as oidc
 from coordinator.owners import routes as owners
 from coordinator.profiles import routes as profiles
+from coordinator.sessions import routes as sessions
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
 from coordinator.web import later, openapi, system
@@ -34,6 +36,8 @@ ROUTES: list[Route] = [
     *system.ROUTES,
     Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
     *access.ROUTES,
+    *sessions.ROUTES,
+    *oidc.ROUTES,
     *certificates.ROUTES,
     *targets.ROUTES,
     *agents.ROUTES,

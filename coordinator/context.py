@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from connectors.issuers.local import LocalIssuer
+from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
+from coordinator.oidc.provider import Provider
 from coordinator.settings import Settings
 from core.clock import Clock
 from core.sealing import Sealer
@@ -18,7 +20,7 @@ class Context:
     """The coordinator's ports and settings.
 
     ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root
-    that callers pin, empty when the operator brought a certificate of their own.
+    that callers pin, empty when the operator brought a certificate of their own. ``provider`` is where people sign in.
     """
 
     settings: Settings
@@ -29,4 +31,6 @@ class Context:
     stopping: bool = False
     polls: Polls = field(default_factory=Polls)
     trail: Trail = field(default_factory=Trail)
+    uses: Uses = field(default_factory=Uses)
+    provider: Provider | None = None
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)

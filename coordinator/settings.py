@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from coordinator.oidc import settings as oidc
+from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
 from core.secret import Secret
 
@@ -19,6 +21,7 @@ ROLES = ("viewer", "operator", "approver", "auditor", "admin")
 MIN_KEY_BYTES = 32
 _MIN_API_KEY_LENGTH = 16
 _SHORTEST_RETENTION = timedelta(days=31)
+_SHORTEST_SESSION, _LONGEST_SESSION = timedelta(minutes=5), timedelta(days=30)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
@@ -74,6 +77,9 @@ class Settings:
     audit_webhook_secret: Secret[str] | None
     max_body_bytes: int
     lease: timedelta
+    session_idle: timedelta
+    session_lifetime: timedelta
+    oidc: OIDCSettings | None
     log_level: str
     log_format: str
     warnings: tuple[str, ...] = ()
@@ -84,12 +90,13 @@ def load(variables: Mapping[str, str]) -> Settings:
     env = Environment(variables)
     _refuse_what_is_gone(env)
     host, port = env.text("CERTCTL_SERVER_HOST", "127.0.0.1"), env.port("CERTCTL_SERVER_PORT", 8443)
+    url = env.read("CERTCTL_SERVER_URL", f"https://{_in_url(host)}:{port}", lambda text: _base_url(text, "https"))
     pki_host, pki_port = env.text("CERTCTL_PKI_HOST", host), env.port("CERTCTL_PKI_PORT", 8880)
     default_pki_url = f"http://{_in_url(pki_host)}:{pki_port}" if pki_port else ""
     settings = Settings(
         host=host,
         port=port,
-        url=env.read("CERTCTL_SERVER_URL", f"https://{_in_url(host)}:{port}", lambda text: _base_url(text, "https")),
+        url=url,
         data_dir=env.path("CERTCTL_DATA_DIR") or default_data_dir(),
         database_url=env.secret("CERTCTL_DATABASE_URL"),
         database_owner_url=env.secret("CERTCTL_DATABASE_OWNER_URL"),
@@ -111,6 +118,9 @@ def load(variables: Mapping[str, str]) -> Settings:
         audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
+        session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
+        oidc=oidc.load(env, url, ROLES),
+        session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),
     )
@@ -194,6 +204,14 @@ def _webhook_url(text: str) -> str:
         message = "is no https URL; write one like https://audit.example.com/heads"
         raise ValueError(message)
     return text
+
+
+def _session(text: str) -> timedelta:
+    limit = parse_duration(text)
+    if not _SHORTEST_SESSION <= limit <= _LONGEST_SESSION:
+        message = f"is {text!r}; use a duration from 5m to 30d"
+        raise ValueError(message)
+    return limit
 
 
 def _in_url(host: str) -> str:

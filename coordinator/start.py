@@ -14,6 +14,7 @@ import structlog
 
 from coordinator import serving
 from coordinator.access import service as access
+from coordinator.access import uses
 from coordinator.agents import watch
 from coordinator.app import create_app, create_pki_app
 from coordinator.audit import sealing
@@ -25,6 +26,7 @@ from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, Database
 from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
 from coordinator.loops import service as loops
+from coordinator.oidc.provider import Provider
 from coordinator.profiles import service as profiles
 from coordinator.server_tls import service as server_tls
 from coordinator.settings import Settings
@@ -60,6 +62,7 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(loops.run(ctx)),
             asyncio.create_task(_watch_certificate(tls)),
             asyncio.create_task(watch.run(ctx)),
+            asyncio.create_task(uses.run(ctx)),
         ]
         log.info("serving", url=settings.url, pki_url=settings.pki_url or "off", data_dir=str(settings.data_dir))
         try:
@@ -90,6 +93,7 @@ async def open_context(settings: Settings, clock: Clock | None = None) -> AsyncI
         try:
             ctx = Context(settings=settings, db=db, clock=clock or SystemClock(), sealer=sealer)
             ctx.trail.weaknesses = weak
+            ctx.provider = Provider(settings.oidc) if settings.oidc else None
             await first_rows(ctx)
             sealing.export_key(ctx, settings.data_dir / "audit.pub")
             yield ctx
@@ -135,7 +139,7 @@ async def first_rows(ctx: Context) -> None:
         await profiles.ensure_defaults(tx, issuers.LOCAL)
         await access.take_environment_keys(tx, ctx.settings.api_keys)
         key_path = ctx.settings.data_dir / "admin.key"
-        if await access.make_first_key(tx, key_path, ctx.clock.now()):
+        if await access.make_first_key(tx, key_path):
             log.info("admin_key_made", path=str(key_path))
         crash_point("start.first_rows")
     crash_point("start.rows_committed")

@@ -93,6 +93,10 @@ class Environment:
         """Note an error that shows only when several settings are seen together."""
         self._errors.append(FieldError(name, problem))
 
+    def is_wrong(self, name: str) -> bool:
+        """Say whether a variable has a problem already, so that it is not told a second one that follows from it."""
+        return any(error.field == name for error in self._errors)
+
     def finish(self, known: frozenset[str] = frozenset()) -> tuple[str, ...]:
         """Raise ``Misconfigured`` when anything was wrong; return warnings about variables that nothing reads.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordinator.access import store
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
+from coordinator.database.listing import EVERYTHING, Scope
 from coordinator.files import alone_in, write_durably
 from coordinator.settings import NamedKey
 from coordinator.web.table import Actor
@@ -59,9 +60,28 @@ async def identify(ctx: Context, authorization: str) -> Actor:
             return await _agent(conn, wanted)
         for row in await store.key_candidates(conn, wanted):
             if hmac.compare_digest(row["digest"], wanted):
-                return Actor(kind="key", id=row["id"], name=row["name"], role=row["role"])
+                ctx.uses.key(row["id"])
+                return _key(row)
     detail = "this API key is not known, was switched off or has expired"
     raise Unauthenticated(detail)
+
+
+def _key(row: Row) -> Actor:
+    scope = EVERYTHING
+    if row["teams"] is not None or row["environments"] is not None:
+        scope = scope_of(row)
+    return Actor("key", row["id"], row["name"], row["role"], scope, row["expires_at"])
+
+
+def scope_of(row: Row) -> Scope:
+    """Return the scope that is stored with a key or a session."""
+    return Scope(*(None if row[name] is None else tuple(row[name]) for name in ("teams", "environments")))
+
+
+def within(actor: Actor) -> dict[str, Any]:
+    """Return the filters of a list of credentials: those are seen whose scope lies within the actor's."""
+    teams, environments = (None if names is None else list(names) for names in actor.scope)
+    return {"teams_within": teams, "environments_within": environments}
 
 
 async def _agent(conn: Connection, wanted: bytes) -> Actor:
@@ -75,28 +95,12 @@ async def _agent(conn: Connection, wanted: bytes) -> Actor:
     return Actor(kind="agent", id=row["id"], name=row["name"], role="agent")
 
 
-async def create_key(
-    conn: Connection, actor: Actor, name: str, role: str, ttl: timedelta | None, now: datetime, request_id: str = ""
-) -> tuple[str, Secret[str]]:
-    """Make a key and return its id and its value, which is shown this once."""
-    key_id, value = new_id("key"), new_credential(KEY_PREFIX)
-    await _insert(conn, actor, NamedKey(name, value, role), key_id, "database", now + ttl if ttl else None, request_id)
-    return key_id, value
-
-
-async def _insert(
-    conn: Connection,
-    actor: Actor,
-    key: NamedKey,
-    key_id: str,
-    source: str,
-    expires_at: datetime | None = None,
-    request_id: str = "",
-) -> None:
-    row = {"id": key_id, "name": key.name, "role": key.role, "digest": digest(key.key.reveal())}
-    await store.insert_key(conn, {**row, "source": source, "expires_at": expires_at})
+async def _insert(conn: Connection, key: NamedKey, source: str) -> None:
+    key_id = new_id("key")
+    row = {"id": key_id, "name": key.name, "role": key.role, "digest": digest(key.key.reveal()), "source": source}
+    await store.insert_key(conn, {**row, "expires_at": None})
     details = {"name": key.name, "role": key.role, "source": source}
-    await audit.record(conn, actor, "api_key.created", "api_key", key_id, details, request_id)
+    await audit.record(conn, SYSTEM, "api_key.created", "api_key", key_id, details)
 
 
 async def take_environment_keys(conn: Connection, keys: tuple[NamedKey, ...]) -> None:
@@ -110,14 +114,15 @@ async def take_environment_keys(conn: Connection, keys: tuple[NamedKey, ...]) ->
             await audit.record(conn, SYSTEM, "api_key.disabled", "api_key", key_id, {"source": "environment"})
     for identity, key in wanted.items():
         if identity not in stored:
-            await _insert(conn, SYSTEM, key, new_id("key"), "environment")
+            await _insert(conn, key, "environment")
 
 
-async def make_first_key(conn: Connection, path: Path, now: datetime) -> bool:
+async def make_first_key(conn: Connection, path: Path) -> bool:
     """Make one admin key and write it to ``path`` (0600) when no key exists at all; say whether it did."""
     if await store.any_key(conn):
         return False
-    _, value = await create_key(conn, SYSTEM, "admin", "admin", None, now)
+    value = new_credential(KEY_PREFIX)
+    await _insert(conn, NamedKey("admin", value, "admin"), "database")
     with alone_in(path.parent):
         write_durably(path, value.reveal().encode() + b"\n")
     crash_point("start.admin_key")

@@ -60,6 +60,11 @@ class Scope(NamedTuple):
     teams: tuple[str, ...] | None = None
     environments: tuple[str, ...] | None = None
 
+    def covers(self, other: Scope) -> bool:
+        """Say whether whoever has this scope sees all that the other one lets see."""
+        pairs = ((self.teams, other.teams), (self.environments, other.environments))
+        return all(ours is None or (theirs is not None and set(theirs) <= set(ours)) for ours, theirs in pairs)
+
 
 EVERYTHING = Scope()
 
@@ -132,6 +137,11 @@ class Listing:
                 values.append(list(allowed))
                 conditions.append(f"{column} = ANY(${len(values)})")
         return " AND ".join(conditions), values
+
+    def holds(self, row: Record, scope: Scope) -> bool:
+        """Say whether a row lies within a scope, as ``matching`` does for lists."""
+        pairs = ((self.team, scope.teams), (self.environment, scope.environments))
+        return all(not column or allowed is None or row[column] in allowed for column, allowed in pairs)
 
     async def _rows(self, conn: Connection, where: Window, matching: str, values: Sequence[object]) -> list[Record]:
         sort, arguments = self.sorts[where.order.name], [*values, where.limit + 1]

@@ -58,9 +58,12 @@ class Table:
         """Remove a row; a violated reference passes through."""
         await conn.execute(f"DELETE FROM {self.name} WHERE id = $1", row_id)
 
-    async def count_users(self, conn: Connection, table: str, column: str, row_id: str) -> tuple[int, list[str]]:
-        """Return how many rows of another table refer to a row, counted up to 1,000, and the ids of a few of them."""
-        rows = await conn.fetch(f"SELECT id FROM {table} WHERE {column} = $1 ORDER BY id LIMIT 1000", row_id)
+    async def count_users(self, conn: Connection, table: str, refers: str, row_id: str) -> tuple[int, list[str]]:
+        """Return how many rows of another table refer to a row, counted up to 1,000, and the ids of a few of them.
+
+        ``refers`` is the condition, with ``$1`` for the row's id.
+        """
+        rows = await conn.fetch(f"SELECT id FROM {table} WHERE {refers} ORDER BY id LIMIT 1000", row_id)
         return len(rows), [str(row["id"]) for row in rows[:3]]
 
     def _of(self, values: Mapping[str, object]) -> list[object]:

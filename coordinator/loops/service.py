@@ -24,6 +24,8 @@ from coordinator.database.wakeups import Waiter
 from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
 from coordinator.loops.turn import Turn
+from coordinator.oidc import service as oidc
+from coordinator.sessions import service as sessions
 from core.clock import ManualClock, seconds_until
 from core.errors import CertctlError
 
@@ -66,6 +68,8 @@ async def _recovery(ctx: Context) -> float:
 async def _cleaning(ctx: Context) -> float:
     await agents.purge(ctx)
     await idempotency.purge(ctx)
+    await sessions.purge(ctx)
+    await oidc.purge(ctx)
     return CLEANING.interval_s
 
 

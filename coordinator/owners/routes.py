@@ -54,7 +54,10 @@ OWNERS = Resource(
     Owner,
     Permission.PEOPLE_WRITE,
     OwnerQuery,
-    uses=(Use("certificates", "owner_id", "certificates"),),
+    uses=(
+        Use("certificates", "owner_id", "certificates"),
+        Use("api_keys", "owner_id", "API keys", alive="disabled_at IS NULL"),
+    ),
     references={"team_id": "team_id"},
     kept=frozenset({"default"}),
 )

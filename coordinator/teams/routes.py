@@ -47,7 +47,11 @@ TEAMS = Resource(
     Team,
     Permission.PEOPLE_WRITE,
     TeamQuery,
-    uses=(Use("owners", "team_id", "owners"), Use("certificates", "team_id", "certificates")),
+    uses=(
+        Use("owners", "team_id", "owners"),
+        Use("certificates", "team_id", "certificates"),
+        Use("api_keys", "teams", "API keys", many=True, alive="disabled_at IS NULL"),
+    ),
     kept=frozenset({"default"}),
 )
 ROUTES = routes_of(TEAMS)

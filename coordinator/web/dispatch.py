@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from coordinator.access import service as access
 from coordinator.idempotency import service as idempotency
 from coordinator.metrics import service as metrics
+from coordinator.sessions import service as sessions
 from coordinator.web import etag, later, problems
 from coordinator.web.reading import read_again, read_body, read_query
 from coordinator.web.table import Access, Actor, Call, Later, Raw, Route, Streamed
@@ -137,22 +138,31 @@ async def authorize(ctx: Context, route: Route, request: Request, path: dict[str
     """Return who calls, or raise: nobody known, or known and not allowed."""
     if route.access is Access.OPEN:
         return Actor()
-    actor = await access.identify(ctx, request.headers.get("Authorization", ""))
+    actor = await _identify(ctx, request)
     if route.access is Access.AGENT:
         if actor.kind != "agent":
-            detail = "this route is for agents; an API key cannot stand in for one"
+            detail = "this route is for agents; nobody else can stand in for one"
             raise Forbidden(detail)
         if actor.id != path["agent_id"]:
             detail = "an agent can touch its own work only"
             raise Forbidden(detail)
         return actor
-    if actor.kind != "key":
+    if actor.kind == "agent":
         detail = "this route needs an API key; an agent's token opens the agent's own routes only"
         raise Forbidden(detail)
     if route.access is not Access.ANY_KEY and route.access not in actor.permissions:
         lacks = f"the role {actor.role!r} does not have the permission {route.access}"
         raise Forbidden(f"{lacks}; ask an administrator for a key that does")
     return actor
+
+
+async def _identify(ctx: Context, request: Request) -> Actor:
+    """Return who a request's credential stands for: a header that was set on purpose goes before the cookie."""
+    authorization = request.headers.get("Authorization", "")
+    value = "" if authorization else sessions.value_of(request.headers)
+    if value:
+        return await sessions.identify(ctx, value, request.method, request.headers)
+    return await access.identify(ctx, authorization)
 
 
 def _check_path(path: dict[str, str]) -> None:

@@ -15,6 +15,15 @@ from core import errors
 from core.problems import status_of
 
 _REF = "#/components/schemas/{name}"
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-certctl",
+        "description": "Of a person who has signed in. Changes also need X-CSRF-Token, see GET /api/v1/auth/check.",
+    },
+}
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -31,9 +40,9 @@ def document(routes: Sequence[Route], server_url: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "certctl", "version": metadata.version("certctl"), "license": {"name": "Apache-2.0"}},
         "servers": [{"url": server_url}],
-        "security": [{"bearer": []}],
+        "security": [{"bearer": []}, {"session": []}],
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
     }
 
 

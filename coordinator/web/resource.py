@@ -18,13 +18,13 @@ from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import Listing, Scope
 from coordinator.database.table import Table
 from coordinator.web import etag
 from coordinator.web.paging import Page, PageQuery, Shape, plain, read_page
 from coordinator.web.problems import decode_error
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
-from core.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Refused
+from core.errors import Conflict, Forbidden, InvalidInput, NotFound, PreconditionFailed, Refused
 from core.ids import check_chosen, new_id
 
 B = TypeVar("B", bound=Strict)
@@ -34,11 +34,22 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Use:
-    """Where a thing may be in use: rows of ``table`` that name it in ``column``; ``words`` are their plural."""
+    """Where a thing may be in use: rows of ``table`` that name it in ``column``; ``words`` are their plural.
+
+    ``many``: the column holds an array. Only rows count for which ``alive`` holds.
+    """
 
     table: str
     column: str
     words: str
+    many: bool = False
+    alive: str = "true"
+
+    @property
+    def refers(self) -> str:
+        """Return the condition under which a row of ``table`` uses the thing ``$1``."""
+        operand = "@> ARRAY[$1]::text[]" if self.many else "= $1"
+        return f"{self.column} {operand} AND {self.alive}"
 
 
 async def take_as_it_is(_conn: Connection, body: Any, _row: Row | None) -> Values:
@@ -82,15 +93,22 @@ class Resource(Generic[B, V]):
         (view,) = await (self.shape or plain(self.view))(conn, [row])
         return view
 
-    async def locked(self, tx: Transaction, row_id: str) -> Row:
+    async def locked(self, tx: Transaction, row_id: str, scope: Scope) -> Row:
         """Return a row, locked; raise ``NotFound``."""
-        return self.found(await self.table.get(tx, row_id, lock=True), row_id)
+        return self.found(await self.table.get(tx, row_id, lock=True), row_id, scope)
 
-    def found(self, row: Row | None, row_id: str) -> Row:
-        """Return the row, or raise ``NotFound``."""
-        if row is None:
+    def found(self, row: Row | None, row_id: str, scope: Scope) -> Row:
+        """Return the row; raise ``NotFound`` when there is none, or none within the caller's scope."""
+        if row is None or not self.listing.holds(row, scope):
             detail = f"there is no {self.words} {row_id}"
             raise NotFound(detail)
+        return row
+
+    def within(self, row: Row, scope: Scope) -> Row:
+        """Return a row as it was just stored; raise ``Forbidden`` when that took it out of the caller's scope."""
+        if not self.listing.holds(row, scope):
+            detail = f"this {self.words} would lie outside of what your key may touch; auth/check tells its scope"
+            raise Forbidden(detail)
         return row
 
     @property
@@ -122,7 +140,7 @@ class Resource(Generic[B, V]):
             detail = f"{row_id} is ready-made and stays; what uses it by default would have nothing"
             raise Conflict(detail)
         for use in self.uses:
-            count, some = await self.table.count_users(tx, use.table, use.column, row_id)
+            count, some = await self.table.count_users(tx, use.table, use.refers, row_id)
             if count:
                 names = ", ".join(some) + (", …" if count > len(some) else "")
                 detail = f"{row_id} is in use by {count} {use.words} ({names}); give them another {self.words} first"
@@ -165,7 +183,9 @@ def _get(resource: Resource[Any, Any]) -> Any:
         """Return one; its ETag is its revision."""
         row_id = call.path[resource.parameter]
         async with call.ctx.db.connection() as conn:
-            return await resource.one(conn, resource.found(await resource.table.get(conn, row_id), row_id))
+            return await resource.one(
+                conn, resource.found(await resource.table.get(conn, row_id), row_id, call.actor.scope)
+            )
 
     return get
 
@@ -177,7 +197,7 @@ def _create(resource: Resource[Any, Any]) -> Any:
         row_id = new_id(resource.id_prefix) if chosen is None else check_chosen(resource.id_prefix, chosen)
         fields = {name: getattr(call.body, name) for name in resource.body.__struct_fields__}
         body = resource.body(**fields)
-        row = await resource.store(call.tx, row_id, body, None)
+        row = resource.within(await resource.store(call.tx, row_id, body, None), call.actor.scope)
         await _record(call, call.tx, resource, "created", row_id, body)
         return await resource.one(call.tx, row)
 
@@ -205,7 +225,7 @@ def _remove(resource: Resource[Any, Any]) -> Any:
         """Remove one that nothing uses."""
         row_id = call.path[resource.parameter]
         async with call.ctx.db.transaction() as tx:
-            row = await resource.locked(tx, row_id)
+            row = await resource.locked(tx, row_id, call.actor.scope)
             etag.check(call, row)
             await resource.check_unused(tx, row_id)
             removed = await resource.one(tx, row)
@@ -218,10 +238,10 @@ def _remove(resource: Resource[Any, Any]) -> Any:
 async def _change(call: Call[Any, Any], resource: Resource[B, V], body_of: Callable[[Row], B]) -> V:
     row_id = call.path[resource.parameter]
     async with call.ctx.db.transaction() as tx:
-        before = await resource.locked(tx, row_id)
+        before = await resource.locked(tx, row_id, call.actor.scope)
         etag.check(call, before)
         body = body_of(before)
-        row = await resource.store(tx, row_id, body, before)
+        row = resource.within(await resource.store(tx, row_id, body, before), call.actor.scope)
         await _record(call, tx, resource, "updated", row_id, body)
         return await resource.one(tx, row)
 

@@ -6,8 +6,9 @@ Every room exports ``ROUTES``; dispatch, the permission matrix and the OpenAPI d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -59,18 +60,23 @@ class Access(StrEnum):
     """Who may call a route that asks for no permission."""
 
     OPEN = "open"
-    ANY_KEY = "any key"
+    ANY_KEY = "any key or person"
     AGENT = "the agent named in the path"
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who calls. ``kind`` is anonymous, key or agent; ``id`` is the key's or agent's id."""
+    """Who calls. ``kind`` is anonymous, key, person, agent or system; ``id`` is the key's, person's or agent's id.
+
+    ``expires_at`` is the end of the credential, ``session`` the id of a person's session.
+    """
 
     kind: str = "anonymous"
     id: str = ""
     name: str = ""
     role: str = ""
     scope: Scope = EVERYTHING
+    expires_at: datetime | None = None
+    session: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}" if self.id else self.kind
@@ -126,7 +132,7 @@ class Raw:
 
     content: bytes
     content_type: str
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,18 @@ def furnish(double: Double) -> None:
     double.on("GET", f"/api/v1/certificates/{samples.CERTIFICATE_ID}/versions", page([samples.version()]))
     double.on("GET", "/ready", {"status": "ready", "database": "reachable"})
     double.on("GET", "/api/v1/version", {"version": "0.1.0", "protocol": 1})
-    who = {"status": "authenticated", "user": "admin", "role": "admin", "permissions": ["inventory:read"]}
+    who = {
+        "status": "authenticated",
+        "kind": "key",
+        "id": "key-1",
+        "user": "admin",
+        "role": "admin",
+        "permissions": ["inventory:read"],
+        "scope": {"teams": None, "environments": None},
+        "expires_at": None,
+        "session_id": None,
+        "csrf_token": None,
+    }
     double.on("GET", "/api/v1/auth/check", who)
 
 

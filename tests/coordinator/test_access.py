@@ -15,6 +15,7 @@ from coordinator.app import ROUTES
 from coordinator.issuers.routes import PUBLIC_ROUTES
 from coordinator.settings import ROLES, load
 from coordinator.web.table import ROLE_PERMISSIONS, Access, NoBody, Permission, Route
+from tests.coordinator import permissions_page
 from tests.coordinator.world import KEYS, World, bearer, open_world, problem, variables
 
 pytestmark = pytest.mark.anyio
@@ -27,8 +28,23 @@ def url_of(route: Route, agent_id: str) -> str:
     return re.sub(r"\{\w+\}", "unknown", route.path.replace("{agent_id}", agent_id))
 
 
+FORGED: dict[str, dict[str, str | None]] = {
+    "without a token": {"X-CSRF-Token": None},
+    "with another session's token": {"X-CSRF-Token": "x" * 43},
+    "from another site": {"Sec-Fetch-Site": "cross-site"},
+    "from a sister site": {"Sec-Fetch-Site": "same-site"},
+    "from another origin": {"Origin": "https://evil.example", "Sec-Fetch-Site": None},
+    "from nowhere": {"Origin": None, "Sec-Fetch-Site": None},
+}
+"""What is wrong with a request that an admin's browser was made to send by somebody else."""
+PEOPLE = [f"{role} in person" for role in ROLES]
+
+
 def allowed(route: Route, caller: str) -> bool:
     """Say, from the table alone, whether a caller gets past the door."""
+    if caller in FORGED:
+        return route.access is Access.OPEN or (route.method == "GET" and allowed(route, "admin"))
+    caller = caller.removesuffix(" in person")
     if route.access is Access.OPEN:
         return True
     if route.access is Access.AGENT:
@@ -39,7 +55,14 @@ def allowed(route: Route, caller: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "caller", [*ROLES, "agent", "another agent", "nobody", "wrong key", "switched-off key", "expired key", "not bearer"]
+    "caller",
+    [
+        *ROLES,
+        *PEOPLE,
+        *FORGED,
+        *("agent", "another agent", "nobody", "not bearer"),
+        *("wrong key", "switched-off key", "expired key", "wrong cookie", "expired session", "idle session"),
+    ],
 )
 async def test_every_route_lets_in_whom_the_table_names_and_nobody_else(world: World, caller: str) -> None:
     agent, other = await world.agent("one"), await world.agent("other")
@@ -51,7 +74,7 @@ async def test_every_route_lets_in_whom_the_table_names_and_nobody_else(world: W
         if allowed(route, caller):
             # An enrollment's own credential is in its body; an agent has to be known before it is told more.
             assert response.status_code not in {401, 403}, context
-        elif caller in ROLES or "agent" in caller:
+        elif caller in {*ROLES, *PEOPLE, *FORGED} or "agent" in caller:
             assert response.status_code == 403, context
         else:
             assert response.status_code == 401, context
@@ -65,12 +88,27 @@ async def headers_of(world: World, caller: str, own: str, foreign: str) -> dict[
         column = "expires_at" if "expired" in caller else "disabled_at"
         await world.execute(f"UPDATE api_keys SET {column} = now() WHERE id = $1", made["id"])
         return bearer(made["key"])
+    if caller in {*PEOPLE, *FORGED, "wrong cookie", "expired session", "idle session"}:
+        return await browser_of(world, caller)
     if caller == "nobody":
         return {}
     if caller == "not bearer":
         return {"Authorization": f"Basic {KEYS['admin']}"}
     others = {"agent": own, "another agent": foreign, "wrong key": "ctk_" + "x" * 43}
     return bearer({**KEYS, **others}[caller])
+
+
+async def browser_of(world: World, caller: str) -> dict[str, str]:
+    """Return what a kind of caller's browser sends."""
+    headers = await world.person(caller.removesuffix(" in person") if caller in PEOPLE else "admin")
+    if caller == "expired session":
+        await world.execute("UPDATE sessions SET expires_at = now()")
+    elif caller == "idle session":
+        await world.execute("UPDATE sessions SET last_seen_at = now() - interval '31 minutes'")
+    elif caller == "wrong cookie":
+        headers["Cookie"] = "__Host-certctl=cts_" + "x" * 43
+    changed = FORGED.get(caller, {})
+    return {name: value for name, value in ({**headers, **changed}).items() if value is not None}
 
 
 def test_every_route_says_who_may_call_it() -> None:
@@ -89,12 +127,22 @@ def test_the_open_routes_are_these() -> None:
         "GET /api/v1/openapi.json",
         "GET /api/v1/server-root",
         "GET /api/v1/version",
+        "GET /auth/oidc/callback",
+        "GET /auth/oidc/login",
         "GET /health",
         "GET /ready",
         "POST /api/v1/agents",
         "POST /api/v1/agents/{agent_id}/nonce",
         "POST /api/v1/agents/{agent_id}/token",
     ]
+
+
+def test_the_page_of_permissions_is_that_of_the_route_table() -> None:
+    written = permissions_page.PAGE.read_text(encoding="utf-8")
+    assert written == permissions_page.page(), "run: python -m tests.coordinator.permissions_page"
+    for route in EVERY_ROUTE:
+        for caller in (*ROLES, "agent", "nobody"):
+            assert permissions_page.may(route, caller) == allowed(route, caller), f"{caller}: {route.path}"
 
 
 def test_only_admins_write_keys_and_nothing_is_changed_by_those_who_read() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.settings import load
 from core.errors import Misconfigured
+from core.secret import Secret
 
 GOOD_KEY = "k" * 16
 
@@ -66,6 +67,60 @@ BAD: dict[str, dict[str, str]] = {
 def test_a_bad_value_is_told_by_its_variable(variable: str) -> None:
     with pytest.raises(Misconfigured) as refused:
         load(BAD[variable])
+    assert [error.field for error in refused.value.errors] == [variable]
+
+
+PROVIDER = {
+    "CERTCTL_OIDC_ISSUER": "https://id.example.com/realms/main",
+    "CERTCTL_OIDC_CLIENT_ID": "certctl",
+    "CERTCTL_OIDC_ROLE_MAP": "admins=admin, ops = operator",
+}
+
+
+def test_an_identity_provider_is_read_with_its_defaults(tmp_path: Path) -> None:
+    assert load({}).oidc is None
+    found = load({**PROVIDER, "CERTCTL_SERVER_URL": "https://certctl.example.com"}).oidc
+    assert found is not None
+    assert found.issuer == "https://id.example.com/realms/main"
+    assert (found.client_secret, found.scopes, found.role_claim) == (None, ("openid", "profile", "email"), "groups")
+    assert found.roles == (("admins", "admin"), ("ops", "operator"))
+    assert found.redirect_url == "https://certctl.example.com/auth/oidc/callback"
+    assert (found.team_claim, found.teams, found.ca_path) == ("", (), None)
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    distinguished = "cn=admins,ou=x,dc=example=admin; cn=ops,ou=x=operator"
+    more = {"CERTCTL_OIDC_CLIENT_SECRET_FILE": str(secret), "CERTCTL_OIDC_ROLE_MAP": distinguished}
+    found = load({**PROVIDER, **more}).oidc
+    assert found is not None
+    assert found.client_secret == Secret("s3cret")
+    assert found.roles == (("cn=admins,ou=x,dc=example", "admin"), ("cn=ops,ou=x", "operator"))
+    assert "s3cret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "variable,given",
+    [
+        ("CERTCTL_OIDC_ISSUER", {"CERTCTL_OIDC_ISSUER": "http://id.example.com"}),
+        ("CERTCTL_OIDC_ISSUER", {"CERTCTL_OIDC_ISSUER": "https://id.example.com/?realm=main"}),
+        ("CERTCTL_OIDC_ISSUER", {"CERTCTL_OIDC_ISSUER": ""}),
+        ("CERTCTL_OIDC_CLIENT_ID", {"CERTCTL_OIDC_CLIENT_ID": ""}),
+        ("CERTCTL_OIDC_ROLE_MAP", {"CERTCTL_OIDC_ROLE_MAP": ""}),
+        ("CERTCTL_OIDC_ROLE_MAP", {"CERTCTL_OIDC_ROLE_MAP": "admins"}),
+        ("CERTCTL_OIDC_ROLE_MAP", {"CERTCTL_OIDC_ROLE_MAP": "admins=root"}),
+        ("CERTCTL_OIDC_ROLE_MAP", {"CERTCTL_OIDC_ROLE_MAP": "admins=admin,=viewer"}),
+        ("CERTCTL_OIDC_TEAM_CLAIM", {"CERTCTL_OIDC_TEAM_MAP": "web=team-web"}),
+        ("CERTCTL_OIDC_TEAM_MAP", {"CERTCTL_OIDC_TEAM_CLAIM": "groups", "CERTCTL_OIDC_TEAM_MAP": "web"}),
+        ("CERTCTL_OIDC_SCOPES", {"CERTCTL_OIDC_SCOPES": "profile email"}),
+        ("CERTCTL_OIDC_REDIRECT_URL", {"CERTCTL_OIDC_REDIRECT_URL": "http://certctl.example.com/auth/oidc/callback"}),
+        ("CERTCTL_OIDC_CLIENT_SECRET_FILE", {"CERTCTL_OIDC_CLIENT_SECRET_FILE": "/nowhere"}),
+        ("CERTCTL_OIDC_CLIENT_SECRET_FILE", {"CERTCTL_OIDC_CLIENT_SECRET_FILE": "/dev/null"}),
+        ("CERTCTL_SESSION_IDLE", {"CERTCTL_SESSION_IDLE": "1m"}),
+        ("CERTCTL_SESSION_LIFETIME", {"CERTCTL_SESSION_LIFETIME": "31d"}),
+    ],
+)
+def test_a_wrong_identity_provider_is_told_by_its_variable(variable: str, given: dict[str, str]) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        load({**PROVIDER, **given})
     assert [error.field for error in refused.value.errors] == [variable]
 
 

@@ -22,6 +22,8 @@ from coordinator import start
 from coordinator.app import create_app, create_pki_app
 from coordinator.context import Context
 from coordinator.database import driver
+from coordinator.sessions import service as sessions
+from coordinator.sessions.service import Person
 from coordinator.settings import ROLES, Settings
 from core import keys, wire
 from core.certificates import read_certificate
@@ -55,8 +57,8 @@ class World:
         self.ctx = ctx
         self.clock = clock
         self.dsn = dsn
-        self.http = httpx.AsyncClient(transport=_transport(create_app(ctx)), base_url="https://certctl.test")
-        self.pki = httpx.AsyncClient(transport=_transport(create_pki_app(ctx)), base_url="http://pki.test")
+        self.http = httpx.AsyncClient(transport=transport_of(create_app(ctx)), base_url="https://certctl.test")
+        self.pki = httpx.AsyncClient(transport=transport_of(create_pki_app(ctx)), base_url="http://pki.test")
 
     async def call(self, method: str, path: str, key: str = "admin", **options: Any) -> httpx.Response:
         """Send one request with a role's key, or with none when ``key`` is empty."""
@@ -84,6 +86,18 @@ class World:
         """Change the database behind the coordinator's back."""
         async with self.ctx.db.connection() as conn:
             await conn.execute(sql, *arguments)
+
+    async def person(self, role: str, teams: tuple[str, ...] | None = None, subject: str = "ada") -> dict[str, str]:
+        """Return the headers of a browser in which somebody has signed in, on a page of the coordinator."""
+        person = Person("https://id.test", subject, subject.title(), f"{subject}@example.com", role, teams)
+        async with self.ctx.db.transaction() as tx:
+            value = (await sessions.begin(self.ctx, tx, person, None, "Browser/1", "req-test")).reveal()
+        return {
+            "Cookie": f"{sessions.COOKIE}={value}",
+            sessions.CSRF_HEADER: sessions.csrf_token(value),
+            "Origin": self.ctx.settings.url,
+            "Sec-Fetch-Site": "same-origin",
+        }
 
     async def agent(self, name: str = "web-1", token: str = "") -> FakeAgent:
         """Enroll an agent and give it a session."""
@@ -246,7 +260,8 @@ def problem(response: httpx.Response, status: int, field: str = "") -> dict[str,
     return found
 
 
-def _transport(app: Any) -> httpx.ASGITransport:
+def transport_of(app: Any) -> httpx.ASGITransport:
+    """Return what lets requests enter an application directly."""
     return httpx.ASGITransport(app=app, raise_app_exceptions=True)
 
 
