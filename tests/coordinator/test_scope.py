@@ -41,7 +41,10 @@ async def a_session(world: World, team: str) -> str:
 
 SCOPED: dict[str, Maker] = {"team_id": a_team, "owner_id": an_owner, "key_id": a_key, "session_id": a_session}
 """Resources by the parameter that names them in a path, and how one of a team is made."""
-OF_ALL = {"agent_id", "target_id", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "file"}
+OF_ALL = {
+    *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),
+    *("event_id", "file"),
+}
 """Parameters of what belongs to no team: the platform's own."""
 BY_ITS_ROOM = {"certificate_id"}
 """Certificates are held against the scope by their own room's tests."""
