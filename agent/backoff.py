@@ -37,14 +37,18 @@ class Backoff:
         """Begin with short pauses again."""
         self._next_s = FIRST_S
 
-    async def pause(self, until: trio.Event | None = None) -> None:
-        """Wait, at most ``until`` something happens, and wait longer the next time."""
+    async def pause(self, until: trio.Event | None = None, *, least_s: float = 0.0) -> None:
+        """Wait, at most ``until`` something happens, and wait longer the next time.
+
+        ``least_s`` is what the other side asked for. It comes on top, so that those who were told the same number do
+        not come back together.
+        """
         longest_s = self._next_s * (1 + JITTER)
         spread_s = min(self.spread_s, LONGEST_S)
         shortest_s = 0.0 if spread_s > longest_s else self._next_s * (1 - JITTER)
         pause_s = random.uniform(shortest_s, max(longest_s, spread_s))  # noqa: S311 - spreads a fleet, guards nothing
         self._next_s = min(self._next_s * 2, LONGEST_S)
-        with trio.move_on_after(pause_s):
+        with trio.move_on_after(least_s + pause_s):
             await (trio.Event() if until is None else until).wait()
 
 
@@ -81,13 +85,14 @@ async def until_answered(
     """
     backoff, trouble = Backoff(), Trouble()
     while True:
-        last = stopping is not None and stopping.is_set()
+        last, least_s = stopping is not None and stopping.is_set(), 0.0
         try:
             return await call()
         except Transient as error:
+            least_s = error.retry_after_s
             note(error.detail)
             if last:
                 raise
             if trouble.is_news(error.detail):
                 log.warning("call_failed", call=what, detail=error.detail)
-        await backoff.pause(stopping)
+        await backoff.pause(stopping, least_s=least_s)

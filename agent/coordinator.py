@@ -7,9 +7,11 @@ coordinator's own verdict: what a proxy or another server in its place answers i
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Self, TypeVar
 from urllib.parse import quote
 
@@ -20,7 +22,7 @@ import trio
 from agent.exchange import READ_S, USUAL, Answer, Bounds, exchange, new_client
 from agent.identity import Identity
 from core import errors
-from core.errors import CertctlError, Permanent, Transient, Unauthenticated
+from core.errors import CertctlError, Permanent, TooManyRequests, Transient, Unauthenticated
 from core.identity import nonce_message
 from core.problems import KINDS
 from core.wire import (
@@ -47,6 +49,9 @@ _FIRST_RENEWAL, _LATER_RENEWAL = 0.1, 0.9
 """The earliest moment at which a token is renewed, as a share of the time that it can be used."""
 _MOST_DETAIL = 1000
 _FOR_NOW = {408, 425, 429}
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_MOST_RETRY_AFTER_S = 300.0
+"""No coordinator, and nothing that stands in its place, silences an agent for longer at a time."""
 
 
 class _Problem(msgspec.Struct):
@@ -171,17 +176,25 @@ def _read(got: Answer, answer: type[T]) -> T:
         raise Transient(f"the coordinator's answer cannot be read: {error}; is it of another version?") from error
 
 
+def _retry_after_s(text: str) -> float:
+    """Return the seconds that a ``Retry-After`` asks for, 0 for none or a date (RFC 9110 section 10.2.3)."""
+    return min(float(text), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(text) else 0.0
+
+
 def _error(got: Answer) -> CertctlError:
     """Return the error that an answer stands for."""
+    pause_s = _retry_after_s(got.retry_after)
     try:
         problem = msgspec.json.decode(got.content, type=_Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Transient(
-            f"HTTP status {got.status} from something that is not a coordinator; what does the URL lead to?"
+            f"HTTP status {got.status} from something that is not a coordinator; what does the URL lead to?",
+            retry_after_s=pause_s,
         )
     detail = problem.detail[:_MOST_DETAIL] or f"HTTP status {got.status}"
     if got.status in _FOR_NOW or got.status not in range(400, 500):
-        return Transient(detail)
+        kind = TooManyRequests if got.status == HTTPStatus.TOO_MANY_REQUESTS else Transient
+        return kind(detail, retry_after_s=pause_s)
     if problem.type.endswith(":stale-lease"):
         return errors.StaleLease(detail)
     return KINDS.get(got.status, Permanent)(detail)

@@ -26,6 +26,7 @@ class Answer(NamedTuple):
     status: int
     content_type: str
     content: bytes
+    retry_after: str = ""
 
 
 class Bounds(NamedTuple):
@@ -75,7 +76,8 @@ async def exchange(
                 method, path, params=query, content=content, headers=headers, timeout=timeout
             ) as response:
                 body = await _body(response, bounds.alive if response.is_success else None)
-                return Answer(response.status_code, response.headers.get("Content-Type", ""), body)
+                fields = response.headers
+                return Answer(response.status_code, fields.get("Content-Type", ""), body, fields.get("Retry-After", ""))
     except (trio.TooSlowError, httpx.TimeoutException) as error:
         raise DeadlineExceeded(f"the coordinator did not answer {method} {path} in time") from error
     except httpx.InvalidURL as error:

@@ -95,7 +95,7 @@ class Worker:
                 activity.note_trouble(error.detail)
                 if trouble.is_news(error.detail):
                     log.warning("poll_failed", detail=error.detail)
-                await backoff.pause()
+                await backoff.pause(least_s=error.retry_after_s if isinstance(error, Transient) else 0.0)
                 continue
             patience.granted(work)
             self._heads.keep(work.audit_head)

@@ -19,7 +19,7 @@ from coordinator.profiles import routes as profiles
 from coordinator.sessions import routes as sessions
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
-from coordinator.web import later, openapi, system
+from coordinator.web import cors, later, openapi, system
 from coordinator.web.dispatch import register
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
 
@@ -53,7 +53,9 @@ ROUTES: list[Route] = [
 
 def create_app(ctx: Context) -> Quart:
     """Return the application that listens on HTTPS."""
-    return _app(ctx, ROUTES)
+    app = _app(ctx, ROUTES)
+    cors.install(app, ctx.settings.cors_origins)
+    return app
 
 
 def create_pki_app(ctx: Context) -> Quart:
@@ -64,6 +66,7 @@ def create_pki_app(ctx: Context) -> Quart:
 def _app(ctx: Context, routes: list[Route]) -> Quart:
     app = Quart("coordinator", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = ctx.settings.max_body_bytes
+    app.config["BODY_TIMEOUT"] = app.config["RESPONSE_TIMEOUT"] = None  # ``slowness`` ends those who do not go on
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False  # a path is what it is; a redirect would lose the body of a POST
     register(app, ctx, routes)

@@ -9,6 +9,7 @@ from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
+from coordinator.limits.service import Budgets
 from coordinator.oidc.provider import Provider
 from coordinator.settings import Settings
 from core.clock import Clock
@@ -34,3 +35,7 @@ class Context:
     uses: Uses = field(default_factory=Uses)
     provider: Provider | None = None
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)
+    budgets: Budgets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budgets = Budgets(self.settings.rate_limits)

@@ -18,8 +18,10 @@ from typing import Any
 
 import uvicorn
 
+from coordinator import slowness
 from coordinator.metrics import service as metrics
 from coordinator.settings import Settings
+from coordinator.web.headers import SECURITY
 from core.errors import Misconfigured
 
 GRACE_S = 25
@@ -122,12 +124,12 @@ class Server(uvicorn.Server):
                 transport.abort()
 
 
-def server(app: Any, context: ssl.SSLContext | None = None) -> Server:
+def server(app: Any, context: ssl.SSLContext | None = None, *, max_body_bytes: int = 1024 * 1024) -> Server:
     """Return a server for an ASGI application; with ``context`` it speaks TLS."""
     asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=slowness.protocol(max_body_bytes),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -146,8 +148,9 @@ async def metrics_app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
     """Answer ``GET /metrics``, as a plain ASGI function."""
     known = scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}
     body = metrics.exposition() if known else b"only /metrics is here\n"
-    kind = b"text/plain; version=0.0.4; charset=utf-8"
-    start = {"type": "http.response.start", "status": 200 if known else 404, "headers": [(b"content-type", kind)]}
+    fields = {**SECURITY, "Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+    start = {"type": "http.response.start", "status": 200 if known else 404, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from coordinator.oidc import settings as oidc
@@ -17,11 +18,14 @@ from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
 from core.secret import Secret
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 ROLES = ("viewer", "operator", "approver", "auditor", "admin")
 MIN_KEY_BYTES = 32
 _MIN_API_KEY_LENGTH = 16
 _SHORTEST_RETENTION = timedelta(days=31)
 _SHORTEST_SESSION, _LONGEST_SESSION = timedelta(minutes=5), timedelta(days=30)
+_MOST_RPS = 1_000_000
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
@@ -47,6 +51,15 @@ class NamedKey(NamedTuple):
     name: str
     key: Secret[str]
     role: str
+
+
+class RateLimits(NamedTuple):
+    """Requests a second and at once: of an address without a credential, and of each caller with one."""
+
+    rps: int
+    burst: int
+    caller_rps: int
+    caller_burst: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,9 @@ class Settings:
     audit_webhook_url: str
     audit_webhook_secret: Secret[str] | None
     max_body_bytes: int
+    rate_limits: RateLimits | None
+    trusted_proxies: tuple[Network, ...]
+    cors_origins: tuple[str, ...]
     lease: timedelta
     session_idle: timedelta
     session_lifetime: timedelta
@@ -117,6 +133,9 @@ def load(variables: Mapping[str, str]) -> Settings:
         audit_webhook_url=env.read("CERTCTL_AUDIT_WEBHOOK_URL", "", _webhook_url),
         audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
+        rate_limits=_rate_limits(env),
+        trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
+        cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
@@ -180,6 +199,39 @@ def _bootstrap_token(env: Environment) -> Secret[str] | None:
             "is a static token, which CERTCTL_ENROLLMENT=one-time forbids: unset one of both",
         )
     return token
+
+
+def _rate_limits(env: Environment) -> RateLimits | None:
+    """Read the budgets; those of callers are the same as those of addresses where they are 0."""
+    enabled = env.choice("CERTCTL_RATE_LIMIT_ENABLED", "true", ("true", "false")) == "true"
+    rps = env.integer("CERTCTL_RATE_LIMIT_RPS", 50, 1, _MOST_RPS)
+    burst = env.integer("CERTCTL_RATE_LIMIT_BURST", 100, 1, _MOST_RPS)
+    caller_rps = env.integer("CERTCTL_RATE_LIMIT_PER_USER_RPS", 0, 0, _MOST_RPS)
+    caller_burst = env.integer("CERTCTL_RATE_LIMIT_PER_USER_BURST", 0, 0, _MOST_RPS)
+    return RateLimits(rps, burst, caller_rps or rps, caller_burst or burst) if enabled else None
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found.append(ipaddress.ip_network(entry))
+        except ValueError as error:
+            message = f"holds {entry!r}, which is no network; write addresses or CIDR like 10.0.0.0/8,fd00::/8"
+            raise ValueError(message) from error
+    return tuple(found)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if "*" in found and len(found) > 1:
+        message = "holds '*' beside others; write exact origins, or '*' alone for every page of the web"
+        raise ValueError(message)
+    for origin in found:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            message = f"holds {origin!r}, which is no origin; write scheme, host and port only: https://ui.example.com"
+            raise ValueError(message)
+    return found
 
 
 def _lease(text: str) -> timedelta:

@@ -48,9 +48,10 @@ async def serve(settings: Settings) -> None:
     async with open_context(settings) as ctx:
         tls = await server_tls.prepare(ctx)
         ctx.server_root = tls.root_pem
-        servers = [(serving.server(create_app(ctx), tls.context), sockets.https)]
+        most = settings.max_body_bytes
+        servers = [(serving.server(create_app(ctx), tls.context, max_body_bytes=most), sockets.https)]
         if sockets.pki:
-            servers.append((serving.server(create_pki_app(ctx)), sockets.pki))
+            servers.append((serving.server(create_pki_app(ctx), max_body_bytes=most), sockets.pki))
         if sockets.metrics:
             servers.append((serving.server(serving.metrics_app), sockets.metrics))
 

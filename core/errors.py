@@ -15,7 +15,8 @@
     │   ├── Refused               422  well-formed, and against a rule (profile, policy, gate)
     │   └── Misconfigured          –   a setting or a host is wrong; stops the start
     └── Transient                 503  may succeed later; callers back off and try again
-        └── DeadlineExceeded      504  an outside party did not answer in time
+        ├── DeadlineExceeded      504  an outside party did not answer in time
+        └── TooManyRequests       429  more than the caller's share; says when there is some again
 
 Retrying decides on the type alone, never on a message. Foreign exceptions become one of these once, at the
 adapter's edge, with ``from``.
@@ -59,9 +60,13 @@ class Permanent(CertctlError):
 
 
 class Transient(CertctlError):
-    """The same call may succeed later."""
+    """The same call may succeed later; after ``retry_after_s`` seconds at the earliest, 0 when nobody knows."""
 
     title = "Temporarily unavailable"
+
+    def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after_s: float = 0.0) -> None:
+        super().__init__(detail, errors=errors)
+        self.retry_after_s = retry_after_s
 
 
 class InvalidInput(Permanent):
@@ -145,3 +150,9 @@ class DeadlineExceeded(Transient):
     """An outside party did not answer in time."""
 
     title = "Deadline exceeded"
+
+
+class TooManyRequests(Transient):
+    """The caller's share of requests is used up for now."""
+
+    title = "Too many requests"

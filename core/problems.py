@@ -16,6 +16,7 @@ STATUS: dict[type[CertctlError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.Refused: 422,
+    errors.TooManyRequests: 429,
     errors.Transient: 503,
     errors.DeadlineExceeded: 504,
 }

@@ -18,7 +18,7 @@ import httpx
 from benchmarks.checker.world import World, read
 from benchmarks.fleet.lab import Fleet
 from benchmarks.lab.balancer import balancer
-from benchmarks.lab.fleet import API
+from benchmarks.lab.fleet import API, UNREACHED_LIMITS
 from benchmarks.lab.postgres import OwnPostgres
 from benchmarks.lab.processes import Process, wait_until
 from benchmarks.soak.clock import Clock
@@ -102,6 +102,7 @@ class Estate:
             "CERTCTL_DATABASE_URL": self.postgres.url,
             "CERTCTL_CONFIG_ENCRYPTION_KEY": key,
             "CERTCTL_LOG_FORMAT": "json",
+            **UNREACHED_LIMITS,
         }
         process = Process.python(node.name, "coordinator.main", folder / "coordinator.log", env)
         process.argv = [*node.prefix(), *process.argv]

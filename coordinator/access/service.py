@@ -18,6 +18,7 @@ from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import EVERYTHING, Scope
 from coordinator.files import alone_in, write_durably
+from coordinator.limits import service as limits
 from coordinator.settings import NamedKey
 from coordinator.web.table import Actor
 from core.crash import crash_point
@@ -48,13 +49,21 @@ def digest_of(authorization: str) -> bytes:
     return digest(authorization.partition(" ")[2].strip())
 
 
-async def identify(ctx: Context, authorization: str) -> Actor:
-    """Return who an ``Authorization`` header stands for; raise ``Unauthenticated``, or ``Gone`` for a retired agent."""
+async def identify(ctx: Context, authorization: str, address: str = "") -> Actor:
+    """Return who an ``Authorization`` header stands for; raise ``Unauthenticated``, or ``Gone`` for a retired agent.
+
+    ``address`` is where it came from: what could be a guess is counted for it, see ``limits.guess``.
+    """
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
         detail = "send a credential: 'Authorization: Bearer <API key>'"
         raise Unauthenticated(detail)
-    wanted = digest(credential.strip())
+    async with limits.guess(ctx, "authentication", address, credential.strip()):
+        return await _look_up(ctx, credential.strip())
+
+
+async def _look_up(ctx: Context, credential: str) -> Actor:
+    wanted = digest(credential)
     async with ctx.db.connection() as conn:
         if credential.startswith(AGENT_PREFIX):
             return await _agent(conn, wanted)

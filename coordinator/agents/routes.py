@@ -196,7 +196,7 @@ async def revoke_token(call: Call[NoBody, NoQuery]) -> None:
 
 async def enroll(call: Call[Enrollment, NoQuery]) -> Enrolled:
     """Register an agent's public keys under a token."""
-    return await service.enroll(call.ctx, call.body, call.request_id)
+    return await service.enroll(call.ctx, call.body, call.request_id, call.address)
 
 
 async def nonce(call: Call[NoBody, NoQuery]) -> Nonce:

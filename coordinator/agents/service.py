@@ -18,6 +18,7 @@ from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.limits import service as limits
 from coordinator.web import etag
 from coordinator.web.table import Actor, Call
 from core.crash import crash_point
@@ -44,8 +45,8 @@ MOST_SKEW_MS = 120_000
 _TEXT_LIMIT = 255
 
 
-async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled:
-    """Register an agent's public keys under a token.
+async def enroll(ctx: Context, message: Enrollment, request_id: str, address: str = "") -> Enrolled:
+    """Register an agent's public keys under a token; what could be a guess of one is counted for ``address``.
 
     Raises ``Unauthenticated`` for a token that is unknown, used or too old, ``InvalidInput`` for malformed keys or a
     clock that is off, ``Conflict`` for a name in use, ``Gone`` for an agent that was retired.
@@ -55,7 +56,7 @@ async def enroll(ctx: Context, message: Enrollment, request_id: str) -> Enrolled
     name = _text(message.name, "name")
     if not name:
         raise InvalidInput.of("name", "is empty; set CERTCTL_AGENT_NAME")
-    async with ctx.db.transaction() as tx:
+    async with limits.guess(ctx, "enrollment", address, message.token), ctx.db.transaction() as tx:
         # The token's row is locked before anything is looked up, so that two attempts come here one after the other.
         token = await tokens.offered(ctx, tx, message.token)
         known = await store.by_identity(tx, identity_key)
@@ -210,6 +211,7 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
     async with ctx.db.transaction() as tx:
         await store.insert_session(tx, access.digest(value.reveal()), agent_id, SESSION)
         await store.set_metadata(tx, agent_id, _metadata(request.metadata))
+    ctx.budgets.remember(access.digest(value.reveal()))
     crash_point("session.committed")
     return Token(value.reveal(), int(SESSION.total_seconds()))
 

@@ -23,6 +23,7 @@ from coordinator.bindings import service as bindings
 from coordinator.database.wakeups import Waiter
 from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
+from coordinator.limits import service as limits
 from coordinator.loops.turn import Turn
 from coordinator.oidc import service as oidc
 from coordinator.sessions import service as sessions
@@ -70,6 +71,7 @@ async def _cleaning(ctx: Context) -> float:
     await idempotency.purge(ctx)
     await sessions.purge(ctx)
     await oidc.purge(ctx)
+    await limits.purge(ctx)
     return CLEANING.interval_s
 
 

@@ -20,6 +20,16 @@ _WAITING = Gauge("certctl_polls_waiting", "Agents whose poll waits for work here
 
 _LOOPS = Gauge("certctl_loops_running", "1 on the coordinator that runs the loops, 0 on the others.", registry=REGISTRY)
 
+_LIMITED = Counter(
+    "certctl_rate_limited", "Requests answered with 429, by what was used up.", ["scope"], registry=REGISTRY
+)
+_CUT = Counter(
+    "certctl_connections_cut",
+    "Connections ended because their peer was too slow or sent too much, by what it owed.",
+    ["owed"],
+    registry=REGISTRY,
+)
+
 
 def http_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request under its route's pattern, never under the path itself."""
@@ -35,6 +45,16 @@ def polls_waiting(count: int) -> None:
 def loops_run_here(*, running: bool) -> None:
     """Tell whether it is this coordinator's turn to run the loops."""
     _LOOPS.set(running)
+
+
+def rate_limited(scope: str) -> None:
+    """Count a refusal."""
+    _LIMITED.labels(scope).inc()
+
+
+def connection_cut(owed: str) -> None:
+    """Count a connection that was ended before its time."""
+    _CUT.labels(owed).inc()
 
 
 def exposition() -> bytes:

@@ -23,10 +23,12 @@ from coordinator.idempotency import service as idempotency
 from coordinator.metrics import service as metrics
 from coordinator.sessions import service as sessions
 from coordinator.web import etag, later, problems
+from coordinator.web.admission import Visit
+from coordinator.web.headers import HSTS, SECURITY
 from coordinator.web.reading import read_again, read_body, read_query
 from coordinator.web.table import Access, Actor, Call, Later, Raw, Route, Streamed
 from core.crash import crash_point
-from core.errors import CertctlError, Forbidden, NotFound, TooLarge
+from core.errors import CertctlError, Forbidden, NotFound, TooLarge, TooManyRequests
 from core.ids import new_id
 
 if TYPE_CHECKING:
@@ -34,12 +36,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def register(app: Quart, ctx: Context, routes: Iterable[Route]) -> None:
@@ -56,29 +52,34 @@ def _view(ctx: Context, route: Route) -> Any:
         request_id = new_id("req")
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            response = await _answer(ctx, route, path, request_id)
+            visit = Visit(ctx, route, request)
+            response = await _answer(ctx, route, path, request_id, visit)
+            response.headers.update(visit.headers)
         metrics.http_request(route.method, route.path, response.status_code, time.perf_counter() - started)
         return response
 
     return view
 
 
-async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: str) -> Response:
+async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: str, visit: Visit) -> Response:
     try:
-        actor = await authorize(ctx, route, request, path)
+        visit.begin(path.get("agent_id", ""))
+        actor = await authorize(ctx, route, request, path, visit)
         _check_path(path)
         body = await read_body(request, route, ctx.settings.max_body_bytes)
         query = read_query(request, route)
-        call = Call(ctx, actor, body, query, path, request_id, request.headers)
+        call = Call(ctx, actor, body, query, path, request_id, request.headers, visit.address)
         if route.creates:
             return await _create(route, call)
         result = await route.handler(call)
-    except CertctlError as error:
-        log.info("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
+    except CertctlError as refusal:
+        error = visit.refused(refusal)
+        tell = log.debug if isinstance(error, TooManyRequests) else log.info  # a flood is counted, not written down
+        tell("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
         return _respond(request_id, *problems.answer(problems.problem_of(error, request_id), error.members))
     except RequestEntityTooLarge:
         too_large = TooLarge(f"the body is larger than {ctx.settings.max_body_bytes} bytes (CERTCTL_MAX_BODY_SIZE)")
-        return _respond(request_id, *problems.answer(problems.problem_of(too_large, request_id)))
+        return _respond(request_id, *problems.answer(problems.problem_of(visit.refused(too_large), request_id)))
     except Exception:
         log.exception("request_failed", route=route.path)
         return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
@@ -134,11 +135,12 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
         yield piece
 
 
-async def authorize(ctx: Context, route: Route, request: Request, path: dict[str, str]) -> Actor:
+async def authorize(ctx: Context, route: Route, request: Request, path: dict[str, str], visit: Visit) -> Actor:
     """Return who calls, or raise: nobody known, or known and not allowed."""
     if route.access is Access.OPEN:
         return Actor()
-    actor = await _identify(ctx, request)
+    actor = await _identify(ctx, request, visit.address)
+    visit.known(actor)
     if route.access is Access.AGENT:
         if actor.kind != "agent":
             detail = "this route is for agents; nobody else can stand in for one"
@@ -156,13 +158,13 @@ async def authorize(ctx: Context, route: Route, request: Request, path: dict[str
     return actor
 
 
-async def _identify(ctx: Context, request: Request) -> Actor:
+async def _identify(ctx: Context, request: Request, address: str) -> Actor:
     """Return who a request's credential stands for: a header that was set on purpose goes before the cookie."""
     authorization = request.headers.get("Authorization", "")
     value = "" if authorization else sessions.value_of(request.headers)
     if value:
         return await sessions.identify(ctx, value, request.method, request.headers)
-    return await access.identify(ctx, authorization)
+    return await access.identify(ctx, authorization, address)
 
 
 def _check_path(path: dict[str, str]) -> None:
@@ -174,9 +176,7 @@ def _check_path(path: dict[str, str]) -> None:
 
 
 def _respond(request_id: str, body: bytes | AsyncIterator[bytes], status: int, headers: dict[str, Any]) -> Response:
-    merged = {**_SECURITY_HEADERS, **headers, "X-Request-ID": request_id}
-    if request.scheme == "https":  # elsewhere it must not be sent (RFC 6797 section 7.2)
-        merged["Strict-Transport-Security"] = "max-age=31536000"
+    merged = {**SECURITY, **(HSTS if request.scheme == "https" else {}), **headers, "X-Request-ID": request_id}
     return Response(body, status=status, headers=merged)
 
 

@@ -120,6 +120,7 @@ def _errors(route: Route) -> list[type[errors.CertctlError]]:
     common: list[type[errors.CertctlError]] = [
         errors.InvalidInput,
         errors.TooLarge,
+        errors.TooManyRequests,
         errors.Transient,
         errors.DeadlineExceeded,
     ]

@@ -117,6 +117,8 @@ class Call(Generic[B, Q]):
     path: dict[str, str]
     request_id: str
     headers: Headers
+    address: str = ""
+    """The address or network that the request is counted for, see ``limits.addresses``."""
     opened: Transaction | None = None
 
     @property

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from agent.backoff import FIRST_S, JITTER, LONGEST_S, TELL_AGAIN_S, Backoff, until_answered
 from agent.supervision import LONG_RUN_S, supervised
-from core.errors import Refused, Transient
+from core.errors import Refused, TooManyRequests, Transient
 
 pytestmark = pytest.mark.trio
 Entries = list[MutableMapping[str, Any]]
@@ -61,6 +61,28 @@ async def test_a_pause_ends_with_what_is_waited_for(autojump_clock: MockClock) -
     stopping = trio.Event()
     stopping.set()
     assert await waited(Backoff(), stopping) == 0
+
+
+async def test_what_the_other_side_asked_for_comes_on_top(autojump_clock: MockClock) -> None:
+    pauses = []
+    for _ in range(100):
+        started = trio.current_time()
+        await Backoff().pause(least_s=7)
+        pauses.append(trio.current_time() - started)
+    assert 7 + FIRST_S * (1 - JITTER) <= min(pauses) < max(pauses) <= 7 + FIRST_S * (1 + JITTER)
+
+
+async def test_a_call_is_not_repeated_before_the_other_side_wants_it(autojump_clock: MockClock) -> None:
+    waits = [60.0, 5.0]
+
+    async def call() -> float:
+        await trio.lowlevel.checkpoint()
+        if waits:
+            raise TooManyRequests("later", retry_after_s=waits.pop())
+        return trio.current_time()
+
+    started = trio.current_time()
+    assert 65 < await until_answered("call", call) - started < 67
 
 
 def failing(count: float, detail: Callable[[int], str] = lambda _number: "away") -> tuple[Callable[[], Any], list[int]]:

@@ -6,6 +6,7 @@ import gzip
 import logging
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import structlog
 import trio
@@ -63,7 +64,7 @@ async def test_a_poll_says_who_asks_and_what_is_in_hand(client: Coordinator, dou
         (problem(422, "refused"), errors.Refused),
         (problem(405, "method"), errors.Permanent),
         (problem(408, "slow"), errors.Transient),
-        (problem(429, "busy"), errors.Transient),
+        (problem(429, "busy"), errors.TooManyRequests),
         (problem(500, "internal"), errors.Transient),
         (problem(503, "transient"), errors.Transient),
         (problem(504, "deadline-exceeded"), errors.Transient),
@@ -76,6 +77,19 @@ async def test_each_verdict_has_its_type_and_the_coordinators_words(
     with pytest.raises(CertctlError, match="these are the words") as caught:
         await client.submit_csr("job-1", SUBMISSION)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    "field, wait_s", [("7", 7), ("0", 0), ("999999999", 300), ("-1", 0), ("", 0), ("Fri, 01 Jan 2027 00:00:00 GMT", 0)]
+)
+@pytest.mark.parametrize("reply", [problem(429, "too-many-requests"), problem(503, "transient"), Reply(429, b"<html>")])
+async def test_an_answer_says_when_to_come_back(
+    client: Coordinator, double: Double, reply: Reply, field: str, wait_s: float
+) -> None:
+    double.instead["csr"] = [msgspec.structs.replace(reply, headers=(*reply.headers, ("Retry-After", field)))]
+    with pytest.raises(Transient) as caught:
+        await client.submit_csr("job-1", SUBMISSION)
+    assert caught.value.retry_after_s == wait_s
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 422, 500, 502])

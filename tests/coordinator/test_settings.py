@@ -22,6 +22,7 @@ def test_the_defaults_are_those_of_the_documentation(monkeypatch: pytest.MonkeyP
     assert (found.metrics_listen, found.tls_floor) == (("127.0.0.1", 9464), "1.3")
     assert (found.database_url, found.encryption_key, found.api_keys) == (None, None, ())
     assert (found.max_body_bytes, found.lease) == (1024 * 1024, timedelta(minutes=3))
+    assert (found.rate_limits, found.trusted_proxies, found.cors_origins) == ((50, 100, 50, 100), (), ())
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert load({}).data_dir == Path("/var/lib/certctl")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -50,6 +51,13 @@ BAD: dict[str, dict[str, str]] = {
     "CERTCTL_LOG_LEVEL": {"CERTCTL_LOG_LEVEL": "loud"},
     "CERTCTL_LOG_FORMAT": {"CERTCTL_LOG_FORMAT": "xml"},
     "CERTCTL_MAX_BODY_SIZE": {"CERTCTL_MAX_BODY_SIZE": "1"},
+    "CERTCTL_RATE_LIMIT_ENABLED": {"CERTCTL_RATE_LIMIT_ENABLED": "maybe"},
+    "CERTCTL_RATE_LIMIT_RPS": {"CERTCTL_RATE_LIMIT_RPS": "0"},
+    "CERTCTL_RATE_LIMIT_BURST": {"CERTCTL_RATE_LIMIT_BURST": "0"},
+    "CERTCTL_RATE_LIMIT_PER_USER_RPS": {"CERTCTL_RATE_LIMIT_PER_USER_RPS": "-1"},
+    "CERTCTL_RATE_LIMIT_PER_USER_BURST": {"CERTCTL_RATE_LIMIT_PER_USER_BURST": "many"},
+    "CERTCTL_TRUSTED_PROXIES": {"CERTCTL_TRUSTED_PROXIES": "10.0.0.0/8, proxy.example.com"},
+    "CERTCTL_CORS_ORIGINS": {"CERTCTL_CORS_ORIGINS": "ui.example.com"},
     "CERTCTL_CONFIG_ENCRYPTION_KEY": {"CERTCTL_CONFIG_ENCRYPTION_KEY": "too short"},
     "CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS": {"CERTCTL_CONFIG_ENCRYPTION_KEY_PREVIOUS": "too short"},
     "CERTCTL_ENROLLMENT": {"CERTCTL_ENROLLMENT": "never"},
@@ -142,6 +150,14 @@ def test_a_variable_that_is_gone_is_refused_with_the_remedy(variable: str, remed
     with pytest.raises(Misconfigured, match=remedy):
         load({variable: "x"})
     assert load({variable: ""}).warnings == ()
+
+
+def test_limits_and_networks_are_read() -> None:
+    more = {"CERTCTL_RATE_LIMIT_RPS": "5", "CERTCTL_RATE_LIMIT_PER_USER_BURST": "9"}
+    assert load(more).rate_limits == (5, 100, 5, 9)
+    assert load({**more, "CERTCTL_RATE_LIMIT_ENABLED": "false"}).rate_limits is None
+    proxies = load({"CERTCTL_TRUSTED_PROXIES": "192.0.2.1, fd00::/8,"}).trusted_proxies
+    assert [str(proxy) for proxy in proxies] == ["192.0.2.1/32", "fd00::/8"]
 
 
 def test_both_listeners_on_one_port_are_refused_and_on_two_addresses_they_are_not() -> None:
