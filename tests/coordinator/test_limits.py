@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from coordinator.access import service as access
-from coordinator.agents import service as agents
+from coordinator.agents import tokens as enrollment
 from coordinator.app import create_app
 from coordinator.limits import service as limits
 from coordinator.metrics.service import REGISTRY
@@ -123,7 +123,7 @@ async def tokens(world: World, number: int) -> list[str]:
     made = []
     for _ in range(number):
         async with world.ctx.db.transaction() as tx:
-            _, value, _ = await agents.create_token(tx, access.SYSTEM, "", timedelta(hours=1), "")
+            _, value, _ = await enrollment.create(tx, access.SYSTEM, "", timedelta(hours=1), "")
             made.append(value.reveal())
     return made
 
