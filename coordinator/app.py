@@ -8,6 +8,7 @@ import msgspec
 from quart import Quart
 
 from coordinator.access import routes as access
+from coordinator.agent_groups import routes as agent_groups
 from coordinator.agents import routes as agents
 from coordinator.audit import routes as audit
 from coordinator.certificates import routes as certificates
@@ -15,7 +16,9 @@ from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.oidc import routes as oidc
 from coordinator.owners import routes as owners
+from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
+from coordinator.renewal_policies import routes as renewal_policies
 from coordinator.sessions import routes as sessions
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
@@ -43,6 +46,9 @@ ROUTES: list[Route] = [
     *agents.ROUTES,
     *jobs.ROUTES,
     *profiles.ROUTES,
+    *renewal_policies.ROUTES,
+    *agent_groups.ROUTES,
+    *policies.ROUTES,
     *issuers.ROUTES,
     *teams.ROUTES,
     *owners.ROUTES,

@@ -12,7 +12,7 @@ import msgspec
 
 from core.errors import FieldError
 
-_AT = re.compile(r"(?P<problem>.*) - at `\$\.?(?P<path>[^`]*)`", re.DOTALL)
+_AT = re.compile(r"(?P<problem>.*) - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`", re.DOTALL)
 _NAMED = re.compile(r"Object (?P<how>contains unknown|missing required) field `(?P<name>[^`]*)`")
 _PREFIXED = re.compile(r"(?P<name>[a-z_]+): (?P<problem>.*)", re.DOTALL)
 UNKNOWN = "is not a known field; remove it or check its spelling"

@@ -6,14 +6,16 @@ A key is named by the SHA-256 of its SubjectPublicKeyInfo in DER (RFC 5280 secti
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import assert_never
+from typing import Literal, assert_never
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from msgspec import Struct
 
 from core.errors import InvalidInput
 from core.secret import Secret
@@ -45,6 +47,38 @@ class KeyAlgorithm(StrEnum):
 
 
 _RSA_SIZES = {KeyAlgorithm.RSA_2048: 2048, KeyAlgorithm.RSA_3072: 3072, KeyAlgorithm.RSA_4096: 4096}
+KeyFamily = Literal["RSA", "ECDSA", "Ed25519"]
+_FAMILIES: dict[KeyFamily, dict[KeyAlgorithm, int]] = {
+    "RSA": _RSA_SIZES,
+    "ECDSA": {KeyAlgorithm.ECDSA_P256: 256, KeyAlgorithm.ECDSA_P384: 384},
+    "Ed25519": {KeyAlgorithm.ED25519: 256},
+}
+
+
+class KeyRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """All offered algorithms of a family whose keys have at least ``min_size`` bits."""
+
+    algorithm: KeyFamily
+    min_size: int = 0
+
+
+KeyChoice = KeyAlgorithm | KeyRule
+
+
+def chosen_algorithms(choices: Sequence[KeyChoice], *, field: str) -> tuple[KeyAlgorithm, ...]:
+    """Return what is chosen as algorithms in the given order, each once; raise ``InvalidInput`` for a rule of none."""
+    found: list[KeyAlgorithm] = []
+    for place, choice in enumerate(choices):
+        if isinstance(choice, KeyAlgorithm):
+            found.append(choice)
+            continue
+        sizes = _FAMILIES[choice.algorithm]
+        fitting = [algorithm for algorithm, size in sizes.items() if size >= choice.min_size]
+        if not fitting:
+            most = max(sizes.values())
+            raise InvalidInput.of(f"{field}[{place}].min_size", f"is {choice.min_size}; the largest offered is {most}")
+        found += fitting
+    return tuple(dict.fromkeys(found))
 
 
 def generate(algorithm: KeyAlgorithm) -> PrivateKey:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 _REMAINING_SHARE = 3
 _MAX_BACKDATING = timedelta(minutes=5)
 _FIRST_RETRY = timedelta(seconds=2)
-_LAST_RETRY = timedelta(hours=1)
+LAST_RETRY = timedelta(hours=1)
 LAST_DEPLOYMENT_RETRY = timedelta(minutes=15)
 """Hosts are mended by people, who wait for the certificate then; an authority may count what it had to refuse."""
 _SHORTEST_CAP = timedelta(seconds=5)
@@ -38,11 +38,26 @@ def renew_at(
     return not_after - lifetime / _REMAINING_SHARE
 
 
-def retry_delay(failures: int, lifetime: timedelta | None = None, longest: timedelta = _LAST_RETRY) -> timedelta:
-    """Return the wait before the next attempt: 2 s doubled per failure in a row, up to ``longest``, ±20 % jitter.
+def retry_delay(
+    failures: int,
+    lifetime: timedelta | None = None,
+    longest: timedelta = LAST_RETRY,
+    *,
+    first: timedelta = _FIRST_RETRY,
+    most: int | None = None,
+) -> timedelta:
+    """Return the wait before the next attempt: ``first`` doubled per failure in a row, up to ``longest``, ±20 % jitter.
 
-    For a short-lived certificate the wait never grows past a twentieth of its ``lifetime`` (at least 5 s).
+    After more than ``most`` failures it is the longest one. For a short-lived certificate the wait never grows past a
+    twentieth of its ``lifetime`` (at least 5 s).
     """
     cap = longest if lifetime is None else max(_SHORTEST_CAP, min(longest, lifetime / 20))
-    delay = min(cap, _FIRST_RETRY * (1 << min(max(failures - 1, 0), _MOST_DOUBLINGS)))
+    delay = min(cap, first * (1 << min(max(failures - 1, 0), _MOST_DOUBLINGS)))
+    if is_failing(failures, most):
+        delay = cap
     return delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+
+
+def is_failing(failures: int, most: int | None) -> bool:
+    """Say whether a policy's retries are used up: trying goes on, and somebody has to look."""
+    return most is not None and failures > most

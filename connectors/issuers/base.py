@@ -14,6 +14,7 @@ class Order:
     """One leaf certificate, decided in full by the gate: nothing of a CSR but its key comes through.
 
     ``extended_key_usages`` are dotted OIDs. ``aia_url`` and ``cdp_url`` are left out of the certificate when empty.
+    With ``must_staple`` clients refuse a server that staples no OCSP answer (RFC 7633).
     """
 
     serial: int
@@ -25,3 +26,4 @@ class Order:
     extended_key_usages: tuple[str, ...]
     aia_url: str = ""
     cdp_url: str = ""
+    must_staple: bool = False

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from connectors.issuers.base import Order
@@ -90,12 +90,15 @@ class LocalIssuer:
         found: list[tuple[x509.ExtensionType, bool]] = [
             (x509.BasicConstraints(ca=False, path_length=None), True),
             (_leaf_key_usage(order), True),
-            (usages, False),
+            (usages, ExtendedKeyUsageOID.TIME_STAMPING in usages),  # RFC 3161 section 2.3 wants it so
             (names, not has_subject),
             (x509.SubjectKeyIdentifier.from_public_key(order.public_key), False),
             (authority_key_identifier(self.certificate), False),
         ]
-        return [*found, *((value, False) for value in publication(order.aia_url, order.cdp_url))]
+        found += ((value, False) for value in publication(order.aia_url, order.cdp_url))
+        if order.must_staple:
+            found.append((x509.TLSFeature([x509.TLSFeatureType.status_request]), False))
+        return found
 
     def sign_crl(
         self, number: int, revoked: list[RevokedCertificate], this_update: datetime, next_update: datetime
@@ -237,8 +240,20 @@ def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifie
 
 
 def _leaf_key_usage(order: Order) -> x509.KeyUsage:
-    """Return digitalSignature, and keyEncipherment for RSA keys only (RFC 5480 section 3, RFC 8410 section 5)."""
-    return _key_usage(digital_signature=True, key_encipherment=isinstance(order.public_key, rsa.RSAPublicKey))
+    """Return what the key may do, as far as its kind can and its purposes need (RFC 5280 section 4.2.1.12).
+
+    An RSA key takes part in encryption by keyEncipherment, an ECDSA one by keyAgreement (RFC 5480 section 3), Ed25519
+    not at all (RFC 8410 section 5). TLS needs that of servers' RSA keys, mail of every key; mail is signed for keeps.
+    """
+    purposes = set(order.extended_key_usages)
+    mail = EXTENDED_KEY_USAGES["emailProtection"] in purposes
+    key = order.public_key
+    return _key_usage(
+        digital_signature=True,
+        content_commitment=mail,
+        key_encipherment=isinstance(key, rsa.RSAPublicKey) and (mail or EXTENDED_KEY_USAGES["serverAuth"] in purposes),
+        key_agreement=isinstance(key, ec.EllipticCurvePublicKey) and mail,
+    )
 
 
 def ca_key_usage() -> x509.KeyUsage:

@@ -106,6 +106,7 @@ class RetiredQuery(PageQuery):
 class AgentQuery(RetiredQuery):
     """Filters of the agent list, which is without the retired ones unless it is asked for them."""
 
+    group_id: str | None = None
     online: bool | None = None
     retired: bool = False
 

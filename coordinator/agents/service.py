@@ -19,6 +19,7 @@ from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.limits import service as limits
+from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web import etag
 from coordinator.web.table import Actor, Call
 from core.crash import crash_point
@@ -210,7 +211,8 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
     value = access.new_credential(access.AGENT_PREFIX)
     async with ctx.db.transaction() as tx:
         await store.insert_session(tx, access.digest(value.reveal()), agent_id, SESSION)
-        await store.set_metadata(tx, agent_id, _metadata(request.metadata))
+        if await store.set_metadata(tx, agent_id, _metadata(request.metadata)):
+            await renewal_policies.agent_changed(tx, agent_id)
     ctx.budgets.remember(access.digest(value.reveal()))
     crash_point("session.committed")
     return Token(value.reveal(), int(SESSION.total_seconds()))

@@ -19,6 +19,7 @@ _FILTERS = {
     "architecture": "architecture = {}",
     "version": "version = {}",
     "online": f"{ONLINE} = {{}}",
+    "group_id": "id IN (SELECT agent_id FROM group_agents WHERE group_id = {})",
     "retired": "(retired_at IS NOT NULL) = {}",
     "q": "strpos(lower(concat_ws(' ', id, name, hostname, address)), lower({})) > 0",
 }
@@ -209,15 +210,20 @@ async def insert_session(conn: Connection, digest: bytes, agent_id: str, ttl: ti
     )
 
 
-async def set_metadata(conn: Connection, agent_id: str, metadata: Sequence[str]) -> None:
-    """Store what an agent says about its host."""
-    await conn.execute(
-        """
-        UPDATE agents SET hostname = $2, os = $3, architecture = $4, address = $5, version = $6, last_seen_at = now()
-        WHERE id = $1
-        """,
-        agent_id,
-        *metadata,
+async def set_metadata(conn: Connection, agent_id: str, metadata: Sequence[str]) -> bool:
+    """Store what an agent says about its host; say whether any of what groups go by is new."""
+    return bool(
+        await conn.fetchval(
+            """
+            WITH before AS (SELECT os, architecture, address, version FROM agents WHERE id = $1 FOR UPDATE)
+            UPDATE agents
+            SET hostname = $2, os = $3, architecture = $4, address = $5, version = $6, last_seen_at = now()
+            FROM before WHERE id = $1
+            RETURNING before IS DISTINCT FROM ($3::text, $4::text, $5::text, $6::text)
+            """,
+            agent_id,
+            *metadata,
+        )
     )
 
 

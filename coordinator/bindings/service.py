@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from coordinator.access.service import SYSTEM
 from coordinator.agents import service as agents
@@ -21,19 +22,20 @@ from coordinator.bindings import store
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
+from coordinator.renewal_policies.service import RENEWALS_TOPIC
 from coordinator.web.table import Actor
 from core.crash import crash_point
 from core.decoding import wrong_field
 from core.errors import InvalidInput, Refused
 from core.identity import verify
-from core.renewal import LAST_DEPLOYMENT_RETRY, retry_delay
+from core.renewal import LAST_DEPLOYMENT_RETRY, LAST_RETRY, is_failing, retry_delay
 from core.states import JobKind
 from core.wire import REPORT_CONTEXT, Failure, JobReport, SignedReport
 
 if TYPE_CHECKING:
     from coordinator.context import Context
 
-RENEWALS_TOPIC = "renewals"
+log = structlog.get_logger()
 _BATCH = 200
 
 
@@ -144,7 +146,7 @@ async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
     if job["kind"] == JobKind.ISSUANCE:
         holder = await store.holder_failed(conn, job["certificate_id"], job["agent_id"], failure.cause)
         if holder is not None:
-            delay = retry_delay(holder["failures"], timedelta(seconds=holder["lifetime_s"]))
+            delay = await _pause(conn, job, holder, failure)
             certificate_id, agent_id = job["certificate_id"], job["agent_id"]
             await jobs.queue_issuance(
                 conn, certificate_id, agent_id, "retry", run_id=job["run_id"], attempt=attempt, delay=delay
@@ -152,9 +154,22 @@ async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
         return
     binding = await store.binding_failed(conn, job["certificate_id"], job["target_id"], failure.cause)
     if binding is not None and binding["enabled"]:
-        lifetime = timedelta(seconds=binding["lifetime_s"])
-        delay = retry_delay(binding["failures"], lifetime, LAST_DEPLOYMENT_RETRY)
+        delay = await _pause(conn, job, binding, failure, LAST_DEPLOYMENT_RETRY)
         await jobs.queue_deployment(conn, binding, "retry", job["run_id"], attempt=attempt, delay=delay)
+
+
+async def _pause(
+    conn: Transaction, job: Row, tried: Row, failure: Failure, longest: timedelta = LAST_RETRY
+) -> timedelta:
+    """Return how long to wait by the renewal policy; say it loudly when its retries have just been used up."""
+    failures, most = tried["failures"], tried["max_retries"]
+    if is_failing(failures, most) and not is_failing(failures - 1, most):
+        about = {"agent_id": job["agent_id"], "target_id": job["target_id"], "failures": failures}
+        details = {**about, "job_id": job["id"], "step": failure.step, "cause": failure.cause}
+        await audit.record(conn, SYSTEM, f"{job['kind']}.failing", "certificate", job["certificate_id"], details)
+        log.warning("certificate_failing", kind=job["kind"], certificate_id=job["certificate_id"], **about)
+    lifetime, first = timedelta(seconds=tried["lifetime_s"]), timedelta(seconds=tried["retry_interval_s"])
+    return retry_delay(failures, lifetime, longest, first=first, most=most)
 
 
 async def renew_due(ctx: Context) -> int:

@@ -74,13 +74,15 @@ async def set_served(conn: Connection, certificate_id: str, target_id: str, vers
 
 
 async def binding_failed(conn: Connection, certificate_id: str, target_id: str, reason: str) -> Row | None:
-    """Count a failed deployment; return the binding with what its certificate's lifetime is."""
+    """Count a failed deployment; return the binding with its certificate's lifetime and its policy's retries."""
     return await conn.fetchrow(
         """
-        UPDATE bindings SET failures = failures + 1, reason = $3 FROM targets, certificates
+        UPDATE bindings SET failures = failures + 1, reason = $3
+        FROM targets, certificates JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         WHERE targets.id = bindings.target_id AND certificates.id = bindings.certificate_id
           AND certificate_id = $1 AND target_id = $2
-        RETURNING certificate_id, target_id, targets.agent_id, desired_version_id, targets.enabled, failures, lifetime_s
+        RETURNING certificate_id, target_id, targets.agent_id, desired_version_id, targets.enabled, failures,
+          lifetime_s, max_retries, retry_interval_s
         """,
         certificate_id,
         target_id,
@@ -89,12 +91,13 @@ async def binding_failed(conn: Connection, certificate_id: str, target_id: str, 
 
 
 async def holder_failed(conn: Connection, certificate_id: str, agent_id: str, reason: str) -> Row | None:
-    """Count a failed issuance; return the holder with the certificate's lifetime."""
+    """Count a failed issuance; return the holder with the certificate's lifetime and its policy's retries."""
     return await conn.fetchrow(
         """
-        UPDATE holders SET failures = failures + 1, reason = $3 FROM certificates
+        UPDATE holders SET failures = failures + 1, reason = $3
+        FROM certificates JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         WHERE certificates.id = holders.certificate_id AND certificate_id = $1 AND agent_id = $2
-        RETURNING failures, lifetime_s
+        RETURNING failures, lifetime_s, max_retries, retry_interval_s
         """,
         certificate_id,
         agent_id,
@@ -166,8 +169,10 @@ async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[
     return await conn.fetch(
         """
         SELECT certificate_id, target_id, targets.name AS target_name, targets.agent_id, desired_version_id,
-          served_version_id, served_at, failures, reason
+          served_version_id, served_at, failures, reason, failures > max_retries AS failing
         FROM bindings JOIN targets ON targets.id = bindings.target_id
+        JOIN certificates ON certificates.id = certificate_id
+        JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         WHERE certificate_id = ANY($1) ORDER BY certificate_id, target_id
         """,
         certificate_ids,
@@ -179,8 +184,12 @@ async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[R
     return await conn.fetch(
         """
         SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation,
-          serial, fingerprint, not_before, not_after, revoked_at
+          serial, fingerprint, not_before, not_after, revoked_at, failures > max_retries AS failing,
+          greatest(not_before, versions.created_at) AS issued_at,
+          alert_thresholds_days, alert_severity_map, alert_channels
         FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
+        JOIN certificates ON certificates.id = holders.certificate_id
+        JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         WHERE holders.certificate_id = ANY($1) ORDER BY holders.certificate_id, holders.agent_id
         """,
         certificate_ids,

@@ -15,6 +15,7 @@ from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
+from coordinator.policies import service as policies
 from coordinator.profiles import service as profiles
 from coordinator.targets import service as targets
 from coordinator.web.table import Actor
@@ -52,8 +53,8 @@ class Wish(msgspec.Struct, frozen=True):
 async def create(tx: Transaction, actor: Actor, wish: Wish, request_id: str) -> tuple[str, list[str]]:
     """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return id and jobs.
 
-    Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile forbids,
-    ``Conflict`` for a chosen id that is taken.
+    Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile or a rule
+    forbids, ``Conflict`` for a chosen id that is taken.
     """
     certificate_id = check_chosen("mc", wish.id) if wish.id is not None else new_id("mc")
     names = wanted_names(wish.common_name, wish.sans)
@@ -62,6 +63,7 @@ async def create(tx: Transaction, actor: Actor, wish: Wish, request_id: str) -> 
     holders = sorted({*agent_of.values(), *([] if wish.agent_id is None else [wish.agent_id])})
     try:
         await store.insert(tx, row)
+        await policies.check(tx, certificate_id)
         await bindings.bind(tx, certificate_id, wish.target_ids, holders)
     except driver.UniqueViolation as error:
         raise _taken(error, certificate_id) from error
@@ -92,14 +94,15 @@ async def _row(tx: Transaction, certificate_id: str, wish: Wish, names: tuple[Na
         raise InvalidInput.of("profile_id", f"there is no profile {wish.profile_id}")
     key_algorithm = wish.key_algorithm or profile.key_algorithms[0]
     lifetime_s = wish.lifetime_s or profile.default_lifetime_s
-    profile.check(names, key_algorithm, lifetime_s)
+    issuer_id = profile.default_issuer_id if wish.issuer_id is None else wish.issuer_id
+    profile.check(names, key_algorithm, lifetime_s, issuer_id)
     return {
         "id": certificate_id,
         "name": wish.name or names[0].value,
         "common_name": names[0].value,
         "names": names,
         "profile_id": profile.id,
-        "issuer_id": profile.default_issuer_id if wish.issuer_id is None else wish.issuer_id,
+        "issuer_id": issuer_id,
         "renewal_policy_id": wish.renewal_policy_id,
         "owner_id": wish.owner_id,
         "team_id": wish.team_id,

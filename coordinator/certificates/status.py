@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from coordinator.database.driver import Record as Row
+from core.alerts import Alert, AlertRules
 
 T = TypeVar("T", bound=msgspec.Struct)
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
@@ -31,6 +32,7 @@ class Holder(msgspec.Struct):
     not_after: datetime | None
     renew_at: datetime | None
     failures: int
+    failing: bool
     reason: str
 
 
@@ -44,11 +46,16 @@ class Binding(msgspec.Struct):
     served_version_id: str | None
     served_at: datetime | None
     failures: int
+    failing: bool
     reason: str
 
 
 class Status(msgspec.Struct):
-    """A certificate's state. ``expires_at`` is the earliest end of its live versions."""
+    """A certificate's state. ``expires_at`` is the earliest end of its live versions.
+
+    ``failing``: somewhere the retries of its renewal policy are used up, and somebody has to look. ``alert``: the most
+    urgent of that policy's thresholds that a version has reached, with its severity and channels.
+    """
 
     life: Life
     service: Service
@@ -56,6 +63,8 @@ class Status(msgspec.Struct):
     wanted_on: int
     expires_at: datetime | None
     renew_at: datetime | None
+    failing: bool
+    alert: Alert | None
     reason: str
     holders: list[Holder]
     bindings: list[Binding]
@@ -76,10 +85,27 @@ def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> St
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
         renew_at=min(due, default=None),
+        failing=any(row["failing"] for row in (*holders, *bindings)),
+        alert=_alert(holders, now),
         reason=next(iter(reasons), "" if holders else _UNHELD),
         holders=[_shape(Holder, row) for row in holders],
         bindings=[_shape(Binding, row) for row in bindings],
     )
+
+
+def _alert(holders: Sequence[Row], now: datetime) -> Alert | None:
+    reached = [
+        alert
+        for row in holders
+        if row["not_after"] and not row["revoked_at"]
+        for alert in _rules(row).due(row["issued_at"], row["not_after"], row["issued_at"], now)
+    ]
+    return min(reached, key=lambda alert: alert.threshold_days, default=None)
+
+
+def _rules(row: Row) -> AlertRules:
+    severities = {int(days): severity for days, severity in row["alert_severity_map"].items()}
+    return AlertRules(row["alert_thresholds_days"], severities, row["alert_channels"])
 
 
 def _shape(kind: type[T], row: Row) -> T:

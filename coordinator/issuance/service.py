@@ -29,7 +29,9 @@ from coordinator.database.driver import Record as Row
 from coordinator.issuance import store
 from coordinator.issuers import service as issuers
 from coordinator.jobs import service as jobs
+from coordinator.policies import service as policies
 from coordinator.profiles import service as profiles
+from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
 from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
 from core.crash import crash_point
@@ -37,7 +39,7 @@ from core.csr import CSRFacts, read_csr
 from core.errors import CertctlError, Conflict, FieldError, NotFound, Refused
 from core.ids import new_id
 from core.names import Name
-from core.renewal import backdating, renew_at
+from core.renewal import backdating
 from core.states import JobKind, JobState
 from core.wire import CSRAnswer, CSRSubmission, Step
 
@@ -120,7 +122,7 @@ async def _accept(
 
 
 async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> None:
-    """Raise ``Refused`` unless the CSR asks for exactly what is wanted and the profile still allows that."""
+    """Raise ``Refused`` unless the CSR asks for exactly what is wanted, and profile and rules still allow that."""
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
     wrong = [
         *(
@@ -143,7 +145,8 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
         raise Refused("; ".join(f"the CSR {error.problem}" for error in wrong), errors=tuple(wrong))
     profile = await profiles.get(tx, certificate["profile_id"])
     assert profile is not None  # noqa: S101 - the certificate's foreign key
-    profile.check(names, facts.key_algorithm, certificate["lifetime_s"])
+    profile.check(names, facts.key_algorithm, certificate["lifetime_s"], certificate["issuer_id"])
+    await policies.check(tx, certificate["id"])
 
 
 def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[datetime, datetime]:
@@ -199,6 +202,7 @@ async def _sign(ctx: Context, tx: Transaction, request: Row) -> _Signed:
         extended_key_usages=usage_oids(profile.extended_key_usages),
         aia_url=issuers.certificate_url(ctx.settings.pki_url, issuer_id, ski),
         cdp_url=issuers.crl_url(ctx.settings.pki_url, issuer_id, ski),
+        must_staple=profile.must_staple,
     )
     started = time.perf_counter()
     der = await asyncio.to_thread(authority.sign, order)
@@ -239,17 +243,11 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     await store.insert_version(tx, version)
     await store.finish_request(tx, request["id"], version_id)
     await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
-    due = await _renewal_time(ctx, tx, signed.renewal_policy_id, facts.not_before, facts.not_after)
+    validity = facts.not_before, facts.not_after
+    due = await renewal_policies.renewal_time(tx, signed.renewal_policy_id, job["agent_id"], validity, ctx.clock.now())
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
     await bindings.version_issued(tx, issued)
     return version_id
-
-
-async def _renewal_time(
-    ctx: Context, tx: Transaction, policy_id: str, not_before: datetime, not_after: datetime
-) -> datetime | None:
-    auto_renew, days_before = await profiles.renewal_window(tx, policy_id)
-    return renew_at(not_before, not_after, ctx.clock.now(), days_before) if auto_renew else None
 
 
 async def finish_interrupted(ctx: Context) -> int:

@@ -26,6 +26,8 @@ from coordinator.issuance import service as issuance
 from coordinator.limits import service as limits
 from coordinator.loops.turn import Turn
 from coordinator.oidc import service as oidc
+from coordinator.policies import service as policies
+from coordinator.renewal_policies import service as renewal_policies
 from coordinator.sessions import service as sessions
 from core.clock import ManualClock, seconds_until
 from core.errors import CertctlError
@@ -51,7 +53,9 @@ class Loop:
 
 
 async def _renewals(ctx: Context) -> float:
-    """Queue what is due, then sleep until the next certificate falls due."""
+    """Follow changed policies, queue what is due, then sleep until the next certificate falls due."""
+    while await renewal_policies.replan(ctx):
+        pass
     while await bindings.renew_due(ctx):
         pass
     async with ctx.db.connection() as conn:
@@ -75,6 +79,13 @@ async def _cleaning(ctx: Context) -> float:
     return CLEANING.interval_s
 
 
+async def _rules(ctx: Context) -> float:
+    """Hold certificates against the rules that changed."""
+    while await policies.scan(ctx):
+        pass
+    return RULES.interval_s
+
+
 async def _sealing(ctx: Context) -> float:
     return await sealing.seal(ctx, SEALING.interval_s)
 
@@ -91,11 +102,12 @@ async def _months(ctx: Context) -> float:
 RENEWALS = Loop("renewals", 60.0, _renewals)
 RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
+RULES = Loop("rules", 60.0, _rules)
 # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
 SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
 HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
 MONTHS = Loop("audit-months", 3600.0, _months)
-LOOPS = (RENEWALS, RECOVERY, CLEANING, SEALING, HEADS, MONTHS)
+LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, SEALING, HEADS, MONTHS)
 
 
 async def run(ctx: Context) -> None:

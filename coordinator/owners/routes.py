@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from coordinator.owners import store
+from coordinator.policies.service import owner_changed
 from coordinator.web.paging import PageQuery
 from coordinator.web.resource import Resource, Use, routes_of
 from coordinator.web.table import Permission, Strict
@@ -54,6 +55,7 @@ OWNERS = Resource(
     Owner,
     Permission.PEOPLE_WRITE,
     OwnerQuery,
+    follows=owner_changed,
     uses=(
         Use("certificates", "owner_id", "certificates"),
         Use("api_keys", "owner_id", "API keys", alive="disabled_at IS NULL"),

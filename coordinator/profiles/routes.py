@@ -1,108 +1,145 @@
-"""Reading and adding profiles."""
+"""Profiles over HTTP."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import msgspec
 
-from coordinator.audit import service as audit
-from coordinator.database import driver
 from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
 from coordinator.issuers import service as issuers
 from coordinator.profiles import store
-from coordinator.profiles.service import Lifetime
-from coordinator.web.paging import Page, PageQuery, read_page
-from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
-from core.errors import Conflict, InvalidInput, NotFound
-from core.ids import check_chosen, new_id
-from core.keys import KeyAlgorithm
+from coordinator.profiles.service import Lifetime, Usage
+from coordinator.web.paging import PageQuery
+from coordinator.web.resource import Resource, Use, routes_of
+from coordinator.web.table import Permission, Strict
+from core.errors import FieldError, InvalidInput
+from core.keys import KeyAlgorithm, KeyChoice, chosen_algorithms
+from core.patterns import check_pattern
 
-Usage = Literal["serverAuth", "clientAuth", "emailProtection", "codeSigning", "timeStamping"]
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)]
+_ALONE = "stands alone in a certificate (RFC 3161 section 2.3)"
+
+
+class ProfileBody(Strict):
+    """What may be issued. Lifetimes are seconds; the first key algorithm is the default.
+
+    ``key_algorithms`` takes names, and ``{"algorithm": "RSA", "min_size": 3072}`` for all of a family from a size on.
+    Empty lists of names and issuers allow all. With ``spiffe_uri_pattern`` a URI has to be a SPIFFE ID that matches it,
+    whatever ``allowed_names`` says of others. ``required_names`` are patterns that some name has to match, each.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    max_lifetime_s: Lifetime
+    default_lifetime_s: Lifetime | None = None
+    description: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    default_issuer_id: str = issuers.LOCAL
+    allowed_issuer_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
+    key_algorithms: Annotated[tuple[KeyChoice, ...], msgspec.Meta(min_length=1, max_length=20)] = (
+        KeyAlgorithm.ECDSA_P256,
+    )
+    extended_key_usages: Annotated[tuple[Usage, ...], msgspec.Meta(min_length=1, max_length=5)] = ("serverAuth",)
+    allowed_names: Patterns = ()
+    required_names: Patterns = ()
+    spiffe_uri_pattern: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    must_staple: bool = False
+    enabled: bool = True
 
 
 class Profile(msgspec.Struct):
-    """What may be issued. Lifetimes are seconds; ``allowed_names`` are patterns, none allows every name."""
+    """A profile as it is, with the key algorithms by name."""
 
     id: str
     name: str
     description: str
     default_issuer_id: str
+    allowed_issuer_ids: list[str]
     key_algorithms: list[str]
     default_lifetime_s: int
     max_lifetime_s: int
     extended_key_usages: list[str]
     allowed_names: list[str]
+    required_names: list[str]
+    spiffe_uri_pattern: str
+    must_staple: bool
     enabled: bool
+    revision: int
     created_at: datetime
+    updated_at: datetime
 
 
-class CreateProfile(Strict):
-    """A new profile; the first key algorithm is the default."""
+class ProfileQuery(PageQuery):
+    """Filters of the profile list."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-    max_lifetime_s: Lifetime
-    default_lifetime_s: Lifetime | None = None
-    id: str | None = None
-    description: Annotated[str, msgspec.Meta(max_length=1000)] = ""
-    default_issuer_id: str = issuers.LOCAL
-    key_algorithms: Annotated[tuple[KeyAlgorithm, ...], msgspec.Meta(min_length=1)] = (KeyAlgorithm.ECDSA_P256,)
-    extended_key_usages: Annotated[tuple[Usage, ...], msgspec.Meta(min_length=1)] = ("serverAuth",)
-    allowed_names: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=253)], ...] = ()
+    name: str | None = None
+    enabled: bool | None = None
 
 
-async def list_profiles(call: Call[NoBody, PageQuery]) -> Page[Profile] | Streamed:
-    """List profiles, newest first."""
-    return await read_page(call, store.LISTING, Profile)
-
-
-async def get(call: Call[NoBody, NoQuery]) -> Profile:
-    """Return one profile."""
-    async with call.ctx.db.connection() as conn:
-        return await _get(conn, call.path["profile_id"])
-
-
-async def _get(conn: Connection, profile_id: str) -> Profile:
-    row = await store.get(conn, profile_id)
-    if row is None:
-        detail = f"there is no profile {profile_id}"
-        raise NotFound(detail)
-    return Profile(**row)
-
-
-async def create(call: Call[CreateProfile, NoQuery]) -> Profile:
-    """Add a profile."""
-    body = call.body
-    profile_id = check_chosen("prof", body.id) if body.id is not None else new_id("prof")
+async def _values(conn: Connection, body: ProfileBody, _row: Row | None) -> dict[str, Any]:
+    """Return the columns' values; raise ``InvalidInput`` for what could never be issued."""
+    _check_patterns(body)
+    wrong = [*_wrong_usages(body), *await _wrong_issuers(conn, body)]
     default_lifetime_s = body.default_lifetime_s or body.max_lifetime_s
     if default_lifetime_s > body.max_lifetime_s:
-        raise InvalidInput.of("default_lifetime_s", "is longer than max_lifetime_s")
-    row = {**msgspec.to_builtins(body), "id": profile_id, "default_lifetime_s": default_lifetime_s}
-    try:
-        await store.insert(call.tx, row)
-    except driver.UniqueViolation as error:
-        detail = f"a profile with the id {profile_id} or the name {body.name!r} is there already"
-        raise Conflict(detail) from error
-    except driver.ForeignKeyViolation as error:
-        raise InvalidInput.of("default_issuer_id", f"there is no issuer {body.default_issuer_id}") from error
-    details = audit.described(body, id=profile_id, default_lifetime_s=default_lifetime_s)
-    await audit.record(call.tx, call.actor, "profile.created", "profile", profile_id, details, call.request_id)
-    return await _get(call.tx, profile_id)
+        wrong.append(FieldError("default_lifetime_s", "is longer than max_lifetime_s"))
+    if wrong:
+        raise InvalidInput("; ".join(f"{e.field}: {e.problem}" for e in wrong), errors=tuple(wrong))
+    values: dict[str, Any] = msgspec.to_builtins(body)
+    return values | {
+        "default_lifetime_s": default_lifetime_s,
+        "key_algorithms": list(chosen_algorithms(body.key_algorithms, field="key_algorithms")),
+        "extended_key_usages": list(dict.fromkeys(body.extended_key_usages)),
+    }
 
 
-ROUTES = [
-    Route("GET", "/api/v1/profiles", list_profiles, Permission.READ, "List profiles", Page[Profile], query=PageQuery),
-    Route("GET", "/api/v1/profiles/{profile_id}", get, Permission.READ, "Get a profile", Profile, errors=(NotFound,)),
-    Route(
-        "POST",
-        "/api/v1/profiles",
-        create,
-        Permission.PROFILES_WRITE,
-        "Add a profile",
-        Profile,
-        request=CreateProfile,
-        status=201,
-        errors=(Conflict,),
-    ),
-]
+def _check_patterns(body: ProfileBody) -> None:
+    for field in ("allowed_names", "required_names"):
+        for place, pattern in enumerate(getattr(body, field)):
+            check_pattern(pattern, field=f"{field}[{place}]")
+    if body.spiffe_uri_pattern:
+        if not body.spiffe_uri_pattern.startswith("spiffe://"):
+            raise InvalidInput.of("spiffe_uri_pattern", "does not begin with spiffe://")
+        check_pattern(body.spiffe_uri_pattern, field="spiffe_uri_pattern")
+
+
+def _wrong_usages(body: ProfileBody) -> list[FieldError]:
+    wrong, usages = list[FieldError](), set(body.extended_key_usages)
+    if "timeStamping" in usages and len(usages) > 1:
+        wrong.append(FieldError("extended_key_usages", f"timeStamping {_ALONE}"))
+    if body.must_staple and "serverAuth" not in usages:
+        wrong.append(FieldError("must_staple", "is about TLS servers; it needs serverAuth in extended_key_usages"))
+    return wrong
+
+
+async def _wrong_issuers(conn: Connection, body: ProfileBody) -> list[FieldError]:
+    wanted = body.allowed_issuer_ids
+    known = await store.issuers_among(conn, wanted) if wanted else set()
+    wrong = [
+        FieldError(f"allowed_issuer_ids[{place}]", f"there is no issuer {issuer_id}")
+        for place, issuer_id in enumerate(wanted)
+        if issuer_id not in known
+    ]
+    if wanted and body.default_issuer_id not in wanted:
+        wrong.append(FieldError("default_issuer_id", "is not among allowed_issuer_ids; choose one of them"))
+    return wrong
+
+
+PROFILES = Resource(
+    "profile",
+    "/api/v1/profiles",
+    "prof",
+    store.TABLE,
+    store.LISTING,
+    ProfileBody,
+    Profile,
+    Permission.PROFILES_WRITE,
+    ProfileQuery,
+    values=_values,
+    uses=(Use("certificates", "profile_id", "certificates"),),
+    references={"default_issuer_id": "default_issuer_id"},
+    kept=frozenset({"prof-default"}),
+)
+ROUTES = routes_of(PROFILES)

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import CREATED, Listing, Sort
+from coordinator.database.table import Table
 
-COLUMNS = """id, name, description, default_issuer_id, key_algorithms, default_lifetime_s, max_lifetime_s,
-  extended_key_usages, allowed_names, enabled, created_at"""
-LISTING = Listing(COLUMNS, "profiles", "prof")
+TABLE = Table(
+    "profiles",
+    (
+        "name",
+        "description",
+        "default_issuer_id",
+        "allowed_issuer_ids",
+        "key_algorithms",
+        "default_lifetime_s",
+        "max_lifetime_s",
+        "extended_key_usages",
+        "allowed_names",
+        "required_names",
+        "spiffe_uri_pattern",
+        "must_staple",
+        "enabled",
+    ),
+)
+LISTING = Listing(
+    TABLE.reads,
+    "profiles",
+    "prof",
+    filters={"name": "name = {}", "enabled": "enabled = {}"},
+    sorts={"created_at": CREATED, "name": Sort("name")},
+)
 
 
 async def ensure_defaults(conn: Connection, issuer_id: str) -> None:
@@ -38,21 +61,10 @@ async def ensure_defaults(conn: Connection, issuer_id: str) -> None:
 
 async def get(conn: Connection, profile_id: str) -> Row | None:
     """Return one profile."""
-    return await conn.fetchrow(f"SELECT {COLUMNS} FROM profiles WHERE id = $1", profile_id)
+    return await TABLE.get(conn, profile_id)
 
 
-async def insert(conn: Connection, profile: dict[str, Any]) -> None:
-    """Store a new profile."""
-    await conn.execute(
-        """
-        INSERT INTO profiles (id, name, description, default_issuer_id, key_algorithms, default_lifetime_s,
-                              max_lifetime_s, extended_key_usages, allowed_names)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-        """,
-        *(profile[name.strip()] for name in COLUMNS.split(",")[:9]),
-    )
-
-
-async def days_before(conn: Connection, policy_id: str) -> Row | None:
-    """Return when a renewal policy renews."""
-    return await conn.fetchrow("SELECT auto_renew, days_before FROM renewal_policies WHERE id = $1", policy_id)
+async def issuers_among(conn: Connection, issuer_ids: Sequence[str]) -> set[str]:
+    """Return those of these issuers that there are."""
+    rows = await conn.fetch("SELECT id FROM issuers WHERE id = ANY($1)", list(issuer_ids))
+    return {row["id"] for row in rows}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -57,13 +57,18 @@ async def take_as_it_is(_conn: Connection, body: Any, _row: Row | None) -> Value
     return {name: msgspec.to_builtins(getattr(body, name)) for name in body.__struct_fields__}
 
 
+async def nothing_follows(_tx: Transaction, _row: Row, _before: Row | None) -> None:
+    """Do nothing: a change of the row is all that there is to do."""
+
+
 @dataclass(frozen=True)
 class Resource(Generic[B, V]):
     """One kind of thing. ``body`` is what callers set, ``view`` what they read.
 
     ``values`` checks a body (with the row it replaces, if any) and returns the columns' values; it raises
-    ``InvalidInput`` or ``Refused``. ``references`` says, by name of a foreign key's constraint, which field is wrong
-    when it does not hold. ``kept`` are ids of ready-made rows, which stay.
+    ``InvalidInput`` or ``Refused``. ``follows`` does, in the same transaction, what a new or changed row brings about;
+    it is given the row and the one before. ``references`` says, by name of a foreign key's constraint, which field is
+    wrong when it does not hold. ``kept`` are ids of ready-made rows, which stay.
     """
 
     kind: str
@@ -77,6 +82,7 @@ class Resource(Generic[B, V]):
     query: type[PageQuery] = PageQuery
     read: Permission = Permission.READ
     values: Callable[[Connection, B, Row | None], Awaitable[Values]] = take_as_it_is
+    follows: Callable[[Transaction, Row, Row | None], Awaitable[None]] = nothing_follows
     shape: Shape[V] | None = None
     uses: tuple[Use, ...] = ()
     references: Mapping[str, str] | None = None
@@ -116,8 +122,18 @@ class Resource(Generic[B, V]):
         """Return what people call one."""
         return self.kind.replace("_", " ")
 
+    @property
+    def plural(self) -> str:
+        """Return what people call many."""
+        return f"{self.words[:-1]}ies" if self.words.endswith("y") else f"{self.words}s"
+
     async def store(self, tx: Transaction, row_id: str, body: B, before: Row | None) -> Row:
-        """Insert or replace a row; raise what its constraints mean."""
+        """Insert or replace a row and do what follows; raise what its constraints mean."""
+        row = await self._write(tx, row_id, body, before)
+        await self.follows(tx, row, before)
+        return row
+
+    async def _write(self, tx: Transaction, row_id: str, body: B, before: Row | None) -> Row:
         values = await self.values(tx, body, before)
         write = self.table.insert if before is None else self.table.replace
         try:
@@ -149,20 +165,21 @@ class Resource(Generic[B, V]):
 
 def routes_of(resource: Resource[Any, Any]) -> list[Route]:
     """Return the routes of a resource."""
-    words, view = resource.words, resource.view
+    words, many, view = resource.words, resource.plural, resource.view
+    article = "an" if words[0] in "aeiou" else "a"
     new = body_with_id(resource.body, f"Create{view.__name__}")
     one = f"{resource.path}/{{{resource.parameter}}}"
     changes = (NotFound, PreconditionFailed, Conflict, Refused)
     table = [
-        Route("GET", resource.path, _list(resource), resource.read, f"List {words}s", Page[view], query=resource.query),  # type: ignore[valid-type]
-        Route("POST", resource.path, _create(resource), resource.write, f"Add a {words}", view,
+        Route("GET", resource.path, _list(resource), resource.read, f"List {many}", Page[view], query=resource.query),  # type: ignore[valid-type]
+        Route("POST", resource.path, _create(resource), resource.write, f"Add {article} {words}", view,
               request=new, status=201, errors=(Conflict, Refused)),
-        Route("GET", one, _get(resource), resource.read, f"Get a {words}", view, errors=(NotFound,)),
-        Route("PUT", one, _replace(resource), resource.write, f"Replace a {words}", view,
+        Route("GET", one, _get(resource), resource.read, f"Get {article} {words}", view, errors=(NotFound,)),
+        Route("PUT", one, _replace(resource), resource.write, f"Replace {article} {words}", view,
               request=resource.body, errors=changes),
-        Route("PATCH", one, _merge(resource), resource.write, f"Change parts of a {words}", view,
+        Route("PATCH", one, _merge(resource), resource.write, f"Change parts of {article} {words}", view,
               request=patch_of(resource.body), errors=changes),
-        Route("DELETE", one, _remove(resource), resource.write, f"Remove a {words}", None, status=204,
+        Route("DELETE", one, _remove(resource), resource.write, f"Remove {article} {words}", None, status=204,
               errors=(NotFound, PreconditionFailed, Conflict)),
     ]  # fmt: skip
     for route in table:
@@ -284,7 +301,15 @@ def body_with_id(body: type[Strict], name: str) -> type[msgspec.Struct]:
 
 def patch_of(body: type[Strict]) -> type[msgspec.Struct]:
     """Return the body of a PATCH: every field may be left out, or be null."""
-    fields = [(f.encode_name, f.type | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
+    fields = [(f.encode_name, _mergeable(f.type) | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
     made = msgspec.defstruct(f"{body.__name__}Patch", fields, bases=(Strict,), kw_only=True)
     made.__doc__ = "The fields to change; null brings back a default."
     return made
+
+
+def _mergeable(kind: Any) -> Any:
+    """Return the type of a field's patch: an entry of an object that is null goes away."""
+    if get_origin(kind) is not dict:
+        return kind
+    key, value = get_args(kind)
+    return dict[key, value | None]  # type: ignore[valid-type]  # made of what the body says

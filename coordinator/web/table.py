@@ -33,6 +33,7 @@ class Permission(StrEnum):
     AGENTS_WRITE = "agents:write"
     ISSUERS_WRITE = "issuers:write"
     PROFILES_WRITE = "profiles:write"
+    POLICIES_WRITE = "policies:write"
     PEOPLE_WRITE = "people:write"
     ENROLLMENT = "enrollment:write"
     AUDIT_READ = "audit:read"

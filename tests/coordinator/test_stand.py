@@ -70,11 +70,18 @@ def test_the_newest_attempt_of_each_part_says_how_a_run_stands(jobs: list[str], 
 def holder(**changes: Any) -> Record:
     row = {"agent_id": "ag-1", "version_id": "cv-1", "generation": 1, "serial": "a", "fingerprint": "b", "failures": 0}
     times = {"not_before": NOW, "not_after": NOW + timedelta(days=3), "renew_at": NOW + timedelta(days=2)}
-    return cast("Record", {**row, **times, "reason": "", "revoked_at": None, **changes})
+    policy = {
+        "alert_thresholds_days": [2, 1],
+        "alert_severity_map": {"2": "error"},
+        "alert_channels": {"error": ["mail"]},
+    }
+    told = {"reason": "", "revoked_at": None, "failing": False, "issued_at": NOW}
+    return cast("Record", {**row, **times, **policy, **told, **changes})
 
 
 def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Record:
     row = {"target_id": "tgt-1", "target_name": "a", "agent_id": "ag-1", "served_at": None, "failures": 0}
+    row |= {"failing": False}
     return cast("Record", {**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
 
 
@@ -122,3 +129,17 @@ def test_the_earliest_end_and_the_first_reason_are_shown() -> None:
     assert (found.expires_at, found.renew_at) == (early["not_after"], early["renew_at"])
     assert found.reason == "nginx -t said no"
     assert status([holder(reason="disk full")], [binding(reason="later")], NOW).reason == "disk full"
+
+
+@pytest.mark.parametrize("days,threshold", [(0.5, None), (1, 2), (1.9, 2), (2, 1), (3, 1)])
+def test_the_most_urgent_threshold_that_was_reached_is_shown(days: float, threshold: int | None) -> None:
+    alert = status([holder(), holder(**PENDING)], [], NOW + timedelta(days=days)).alert
+    assert (alert and alert.threshold_days) == threshold
+    if alert:
+        assert (alert.severity, alert.channels) == ("error", ("mail",))
+    assert status([holder(revoked_at=NOW)], [], NOW + timedelta(days=days)).alert is None
+
+
+def test_one_failing_place_makes_a_certificate_failing() -> None:
+    assert not status([holder()], [binding()], NOW).failing
+    assert status([holder(failing=True)], [binding()], NOW).failing

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from connectors.issuers.base import Order
 from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_authority, make_root, usage_oids
@@ -145,11 +145,46 @@ def test_a_leaf_says_who_signed_it_and_where_that_can_be_asked() -> None:
     assert len(plain.extensions) == len(extensions) - 2
 
 
-def test_key_encipherment_is_for_rsa_alone() -> None:
-    for algorithm, wanted in ((KeyAlgorithm.RSA_2048, True), (KeyAlgorithm.ECDSA_P256, False)):
-        leaf = x509.load_der_x509_certificate(ROOT.sign(order("www.example.com", key=generate(algorithm))))
-        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-        assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (True, wanted, False)
+KEY_USAGES: dict[tuple[str, ...], tuple[set[str], ...]] = {
+    ("serverAuth",): ({"key_encipherment"}, set(), set()),
+    ("clientAuth",): (set(), set(), set()),
+    ("codeSigning",): (set(), set(), set()),
+    ("emailProtection",): (
+        {"content_commitment", "key_encipherment"},
+        {"content_commitment", "key_agreement"},
+        {"content_commitment"},
+    ),
+}
+"""Beside digitalSignature: what a key may do that is RSA, ECDSA, Ed25519."""
+
+
+@pytest.mark.parametrize("purposes", KEY_USAGES)
+def test_the_key_usage_fits_the_key_and_its_purpose(tmp_path: Path, purposes: tuple[str, ...]) -> None:
+    kinds = (KeyAlgorithm.RSA_2048, KeyAlgorithm.ECDSA_P256, KeyAlgorithm.ED25519)
+    for algorithm, wanted in zip(kinds, KEY_USAGES[purposes], strict=True):
+        usages = usage_oids(purposes)
+        der = ROOT.sign(order("ada@example.com", key=generate(algorithm), extended_key_usages=usages))
+        usage = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.KeyUsage).value
+        flags = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign")
+        assert {flag for flag in flags if getattr(usage, flag)} == wanted
+        assert usage.digital_signature
+        if purposes == ("emailProtection",):
+            # OpenSSL's idea of encryption is RSA's alone.
+            for purpose in ("smimesign", "smimeencrypt") if algorithm is KeyAlgorithm.RSA_2048 else ("smimesign",):
+                assert verified(tmp_path, der, ROOT.chain[0], (), "-purpose", purpose).endswith(": OK\n")
+
+
+def test_a_leaf_that_must_be_stapled_says_so_and_no_other_does() -> None:
+    stapled = x509.load_der_x509_certificate(ROOT.sign(order("www.example.com", must_staple=True)))
+    feature = stapled.extensions.get_extension_for_class(x509.TLSFeature)
+    assert (feature.critical, list(feature.value)) == (False, [x509.TLSFeatureType.status_request])
+    plain = x509.load_der_x509_certificate(ROOT.sign(order("www.example.com")))
+    assert not [each for each in plain.extensions if each.oid == ExtensionOID.TLS_FEATURE]
+
+
+def test_a_time_stamping_usage_is_critical(tmp_path: Path) -> None:
+    leaf = ROOT.sign(order("tsa.example.com", extended_key_usages=usage_oids(("timeStamping",))))
+    assert verified(tmp_path, leaf, ROOT.chain[0], (), "-purpose", "timestampsign").endswith(": OK\n")
 
 
 @pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "a" * 60 + ".example.com"])

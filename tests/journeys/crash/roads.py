@@ -111,6 +111,29 @@ def asked_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> 
         subject.heal()
 
 
+def changed_policy(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The renewal policy was changed just before the coordinator starts."""
+    _marked(lane, cell, subject, "INSERT INTO renewal_replans (scope, id) VALUES ('policy', 'rp-default')")
+
+
+def changed_rule(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """A rule was made just before the coordinator starts."""
+    rule = (
+        "INSERT INTO policies (id, name, type) VALUES ('pol-owner', 'Owner', 'required_owner') ON CONFLICT DO NOTHING"
+    )
+    lane.rows(rule)
+    _marked(lane, cell, subject, "INSERT INTO policy_scans (rule_id) VALUES ('pol-owner')")
+
+
+def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
+    """Leave a mark for the loops while no coordinator runs."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
+    lane.rows(f"{mark} ON CONFLICT DO NOTHING")
+    _start_armed(lane, cell)
+
+
 def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
     failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
@@ -162,6 +185,8 @@ STAGINGS: dict[str, Staging] = {
     "audit.month_made": month_missing,
     "audit.month_dropped": month_expired,
     **dict.fromkeys(("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*"), beside),
+    "renewal.planned": changed_policy,
+    "rules.scanned": changed_rule,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 

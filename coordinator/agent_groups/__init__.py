@@ -1,0 +1,1 @@
+"""Agent groups: agents by what they say of their hosts, and by name."""
