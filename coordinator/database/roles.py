@@ -119,6 +119,11 @@ async def _grant(connection: RawConnection, role: str) -> None:
         if not partition:
             own = _APPENDED.get(name, "INSERT, UPDATE, DELETE")
             await connection.execute(f"GRANT SELECT{', ' + own if own else ''} ON {name} TO {role}")
+    views = await connection.fetch(
+        "SELECT quote_ident(viewname) AS name FROM pg_views WHERE schemaname = current_schema()"
+    )
+    for view in views:
+        await connection.execute(f"GRANT SELECT ON {view['name']} TO {role}")
     for function in _FUNCTIONS:
         await connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {role}")
 
