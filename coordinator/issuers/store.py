@@ -71,7 +71,9 @@ async def users(conn: Connection, issuer_id: str) -> list[tuple[str, int, list[s
         ("issued versions", "certificate_versions", "issuer_id"),
         ("requests", "issuance_requests", "issuer_id"),
     )
-    return [(words, *await TABLE.count_users(conn, table, column, issuer_id)) for words, table, column in places]
+    return [
+        (words, *await TABLE.count_users(conn, table, f"{column} = $1", issuer_id)) for words, table, column in places
+    ]
 
 
 async def current_keys(conn: Connection, issuer_ids: Sequence[str]) -> dict[str, Row]:
