@@ -105,7 +105,7 @@ async def test_what_is_in_hand_is_said_with_each_poll(working: Bench, double: Do
         await polls(double, number + 1)
     assert [asked.query["held"] for asked in long_polls(double)] == ["", "job-1", "job-1,job-2"]
     assert {asked.query["boot"] for asked in double.of("work")} == {working.activity.boot}
-    await double.until(lambda: working.hands.begun == ["job-1", "job-2"])
+    await double.until(lambda: sorted(working.hands.begun) == ["job-1", "job-2"])
     working.hands.blocked["job-1"].set()
     await double.until(lambda: list(working.activity.held) == ["job-2"])
     double.offer(working.deployment("job-3"))
