@@ -16,7 +16,10 @@ def configure(level: str, fmt: str) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     text = fmt == "text" or (not fmt and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+        # Plain, since the traceback of rich, wherever that is installed, shows the values of variables: secrets, too.
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if text
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
