@@ -23,3 +23,13 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     """A coordinator with nothing but its ready-made rows."""
     async with open_world(variables(database_url, tmp_path)) as opened:
         yield opened
+
+
+@pytest.fixture
+async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[World, World]]:
+    """Two coordinators on one database."""
+    async with (
+        open_world(variables(database_url, tmp_path / "one")) as one,
+        open_world(variables(database_url, tmp_path / "two")) as two,
+    ):
+        yield one, two

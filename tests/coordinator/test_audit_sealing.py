@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -131,15 +130,6 @@ async def test_an_event_wakes_the_loop_once_it_is_committed_and_not_before(world
             await audit.record(tx, SYSTEM, "test.noted", "test", "a")
             assert not await waiter.wait(0)
         assert await waiter.wait(0)
-
-
-@pytest.fixture
-async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[World, World]]:
-    async with (
-        open_world(variables(database_url, tmp_path / "one")) as one,
-        open_world(variables(database_url, tmp_path / "two")) as two,
-    ):
-        yield one, two
 
 
 async def test_many_that_seal_at_once_make_one_chain(replicas: tuple[World, World]) -> None:

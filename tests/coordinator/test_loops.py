@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,18 +13,9 @@ from coordinator.database.connection import Connection
 from coordinator.loops import service as loops
 from coordinator.loops import store, turn
 from tests.coordinator.database.conftest import until
-from tests.coordinator.world import World, open_world, variables
+from tests.coordinator.world import World
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[World, World]]:
-    async with (
-        open_world(variables(database_url, tmp_path / "one")) as one,
-        open_world(variables(database_url, tmp_path / "two")) as two,
-    ):
-        yield one, two
 
 
 @pytest.fixture

@@ -75,7 +75,10 @@ def silent(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     _hang(lane, cell, subject)
     lane.rest(lane.coordinator.process)
     _live_deployments(lane, subject, "lease_until = now() - interval '1 s'")
-    _start_armed(lane, cell)
+    lane.arm(lane.coordinator.process, cell.armed)
+    run_out = "kind = 'deployment' AND state = 'Running' AND lease_until < now()"
+    lane.wait("the lease has ended", lambda: subject.jobs(run_out) == 0)
+    lane.agent.process.signal(signal.SIGCONT)
 
 
 def forgotten_deployment(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:

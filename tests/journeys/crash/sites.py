@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import signal
 import time
 from pathlib import Path
 
@@ -77,8 +77,7 @@ class Sites(Nginx):
 
     def _reload(self) -> None:
         self.mend()
-        argv = [self.process.argv[0], "-s", "reload", "-c", str(self.config), "-e", str(self.folder / "error.log")]
-        subprocess.run(argv, check=True, capture_output=True)
+        self.process.signal(signal.SIGHUP)
 
     def complaints(self, offset: int) -> list[str]:
         """Return what nginx wrote to its log after ``offset`` about files that are no pair."""
