@@ -10,6 +10,7 @@ from quart import Quart
 from coordinator.access import routes as access
 from coordinator.agents import routes as agents
 from coordinator.audit import routes as audit
+from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
@@ -35,6 +36,7 @@ ROUTES: list[Route] = [
     Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
     *access.ROUTES,
     *certificates.ROUTES,
+    *history.ROUTES,
     *targets.ROUTES,
     *agents.ROUTES,
     *jobs.ROUTES,

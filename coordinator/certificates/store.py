@@ -1,24 +1,75 @@
-"""SQL of certificates and their versions."""
+"""SQL of certificates, their versions and what happened to them."""
 
 from __future__ import annotations
 
-from typing import Any
+from coordinator.database.listing import CREATED, Listing, Sort
+from coordinator.database.table import Table
 
-from coordinator.database.connection import Connection
-from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
-
-COLUMNS = """id, name, common_name, names, profile_id, issuer_id, renewal_policy_id, owner_id, team_id, environment,
-  tags, key_algorithm, lifetime_s, created_at, updated_at"""
+TABLE = Table(
+    "certificates",
+    (
+        "name",
+        "common_name",
+        "names",
+        "profile_id",
+        "issuer_id",
+        "renewal_policy_id",
+        "owner_id",
+        "team_id",
+        "environment",
+        "tags",
+        "key_algorithm",
+        "lifetime_s",
+        "agent_id",
+        "archived_at",
+    ),
+    lock="FOR NO KEY UPDATE",  # they are archived, never removed, so jobs that name one may come in meanwhile
+)
+_EQUAL = (
+    "name",
+    "common_name",
+    "standing",
+    "service",
+    "environment",
+    "owner_id",
+    "team_id",
+    "issuer_id",
+    "profile_id",
+    "renewal_policy_id",
+    "archived",
+)
 LISTING = Listing(
-    COLUMNS,
+    TABLE.reads,
     "certificates",
     "mc",
     filters={
-        "common_name": "common_name = {}",
-        "environment": "environment = {}",
-        "agent_id": "EXISTS (SELECT FROM holders WHERE certificate_id = certificates.id AND agent_id = {})",
+        **{column: f"{column} = {{}}" for column in _EQUAL},
+        "life_expired": "standing = 'issued' AND expires_at <= {}",
+        "life_due": "standing = 'issued' AND expires_at > {0} AND renew_at <= {0}",
+        "life_valid": "standing = 'issued' AND expires_at > {0} AND renew_at > {0}",
+        "q": "search @@ {}::text::tsquery",
+        "tag": "tags @> {}::jsonb",
+        "agent_id": "id IN (SELECT certificate_id FROM holders WHERE agent_id = {})",
+        "target_id": "id IN (SELECT certificate_id FROM bindings WHERE target_id = {})",
+        "expires_before": "expires_at < {}",
+        "expires_after": "expires_at >= {} AND expires_at < 'infinity'",
+        "renews_before": "renew_at < {}",
+        "created_before": "created_at < {}",
+        "created_after": "created_at >= {}",
+        "updated_before": "updated_at < {}",
+        "updated_after": "updated_at >= {}",
     },
+    sorts={
+        "created_at": CREATED,
+        "updated_at": Sort("updated_at", "timestamptz"),
+        "name": Sort("name"),
+        "common_name": Sort("common_name"),
+        "environment": Sort("environment"),
+        "expires_at": Sort("expires_at", "timestamptz"),  # what does not end comes last
+        "renew_at": Sort("renew_at", "timestamptz"),
+    },
+    team="team_id",
+    environment="environment",
 )
 VERSIONS = Listing(
     """id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,
@@ -29,22 +80,19 @@ VERSIONS = Listing(
     "cv",
     filters={"certificate_id": "certificate_id = {}"},
 )
-_WRITTEN = tuple(name.strip() for name in COLUMNS.split(",")[:13])
-
-
-async def insert(conn: Connection, certificate: dict[str, Any]) -> None:
-    """Store a wanted certificate."""
-    await conn.execute(
-        f"""
-        INSERT INTO certificates ({", ".join(_WRITTEN)})
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        """,
-        *(certificate[name] for name in _WRITTEN),
-    )
-
-
-async def get(conn: Connection, certificate_id: str, *, lock: bool = False) -> Row | None:
-    """Return one certificate, locked until the transaction's end when asked; jobs that name it may still come in."""
-    return await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM certificates WHERE id = $1 {'FOR NO KEY UPDATE' if lock else ''}", certificate_id
-    )
+TIMELINE = Listing(
+    "id, at, source, what, actor, job_id, target_id, details",
+    """(
+      SELECT 'te-' || lpad(id::text, 19, '0') AS id, at, 'audit' AS source, action AS what, actor,
+        details ->> 'job_id' AS job_id, details ->> 'target_id' AS target_id, details, resource_id AS certificate_id
+      FROM audit_events WHERE resource_type = 'certificate'
+      UNION ALL
+      SELECT 'te-' || jobs.id || '-' || lpad(place::text, 4, '0'), (step ->> 'at')::timestamptz, 'job', step ->> 'step',
+        'agent:' || agent_id, jobs.id, target_id, step - 'step' - 'at' || jsonb_build_object('kind', kind),
+        certificate_id
+      FROM jobs CROSS JOIN LATERAL jsonb_array_elements(timeline) WITH ORDINALITY AS steps (step, place)
+    ) AS entries""",
+    "te",
+    filters={"certificate_id": "certificate_id = {}"},
+    sorts={"at": Sort("at", "timestamptz")},
+)

@@ -199,6 +199,23 @@ async def cancel_older_deployments(
         crash_point("lease.superseded")
 
 
+async def cancel_for(
+    conn: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]
+) -> None:
+    """Cancel a certificate's live deployments to targets and its live issuances by agents that have gone."""
+    await _cancel(conn, await store.live_for(conn, certificate_id, target_ids, agent_ids), "unbound")
+
+
+async def cancel_issuances(conn: Transaction, certificate_id: str) -> None:
+    """Cancel a certificate's live issuances: what they ask for is not wanted any more."""
+    await _cancel(conn, await store.live_issuance(conn, certificate_id), "outdated")
+
+
+async def _cancel(conn: Transaction, rows: Sequence[Row], why: str) -> None:
+    for job in rows:
+        await move(conn, job, JobState.CANCELLED, [Step(why, 0.0)])
+
+
 async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, Row]:
     """Return the live issuance jobs of a certificate by agent; those that back off start now instead."""
     rows = await store.live_issuance(conn, certificate_id)

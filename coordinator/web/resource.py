@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -142,7 +142,7 @@ def routes_of(resource: Resource[Any, Any]) -> list[Route]:
         Route("PUT", one, _replace(resource), resource.write, f"Replace a {words}", view,
               request=resource.body, errors=changes),
         Route("PATCH", one, _merge(resource), resource.write, f"Change parts of a {words}", view,
-              request=_patch_of(resource.body), errors=changes),
+              request=patch_of(resource.body), errors=changes),
         Route("DELETE", one, _remove(resource), resource.write, f"Remove a {words}", None, status=204,
               errors=(NotFound, PreconditionFailed, Conflict)),
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def _replace(resource: Resource[Any, Any]) -> Any:
 def _merge(resource: Resource[Any, Any]) -> Any:
     async def merge(call: Call[Any, NoQuery]) -> Any:
         """Change the named fields (RFC 7396): null brings back a default, objects are merged."""
-        return await _change(call, resource, lambda row: merged(resource.body, row, call.body))
+        return await _change(call, resource, lambda row: merged(resource.body, _present(resource.body, row), call.body))
 
     return merge
 
@@ -232,9 +232,12 @@ async def _record(
     await audit.record(tx, call.actor, f"{resource.kind}.{what}", resource.kind, row_id, details, call.request_id)
 
 
-def merged(body: type[B], row: Row, patch: msgspec.Struct) -> B:
-    """Return a row with a patch merged into it, as a body; raise ``InvalidInput`` where that is none."""
-    present = {name: row[name] for name in body.__struct_fields__}
+def _present(body: type[Strict], row: Row) -> Values:
+    return {name: row[name] for name in body.__struct_fields__}
+
+
+def merged(body: type[B], present: Values, patch: msgspec.Struct) -> B:
+    """Return a body's present fields with a patch merged in, as a body; raise ``InvalidInput`` where that is none."""
     try:
         return msgspec.convert(_merged(present, msgspec.to_builtins(patch)), body)
     except msgspec.ValidationError as error:
@@ -261,8 +264,17 @@ def _body_with_id(resource: Resource[Any, Any]) -> type[msgspec.Struct]:
     return made
 
 
-def _patch_of(body: type[Strict]) -> type[msgspec.Struct]:
-    fields = [(f.encode_name, f.type | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
+def patch_of(body: type[Strict]) -> type[msgspec.Struct]:
+    """Return the struct of a request that names only what shall change."""
+    fields = [(f.encode_name, _nullable(f.type) | None | UnsetType, UNSET) for f in msgspec.structs.fields(body)]
     made = msgspec.defstruct(f"{body.__name__}Patch", fields, bases=(Strict,), kw_only=True)
     made.__doc__ = "The fields to change; null brings back a default."
     return made
+
+
+def _nullable(kind: Any) -> Any:
+    """Return the type with null as a value of its members too: that removes one from an object."""
+    if get_origin(kind) is not dict:
+        return kind
+    name, value = get_args(kind)
+    return dict[name, value | None]  # type: ignore[valid-type]
