@@ -1,0 +1,57 @@
+"""Puts a stock into a migrated database by COPY, with the indexes built afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+from benchmarks.api.stock import Batch, Stock
+from coordinator.database import driver
+
+_INDEXES = """
+    SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS made FROM pg_index
+    WHERE indrelid = to_regclass($1) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+"""
+_PREPARE = ("SET maintenance_work_mem = '512MB'", "SET max_parallel_maintenance_workers = 2", "SET statement_timeout = 0")
+
+
+async def seed(dsn: str, stock: Stock, *, quiet: bool = False) -> float:
+    """Fill the database; return the seconds it took. The database must be empty but for the ready-made rows."""
+    started = time.monotonic()
+    connection: Any = await driver.connect(dsn, {})
+    try:
+        for statement in _PREPARE:
+            await connection.execute(statement)
+        with contextlib.suppress(driver.NotPermitted):
+            # References hold by themselves here, and the columns that triggers keep are given.
+            await connection.execute("SET session_replication_role = replica")
+        for batch in stock.batches():
+            await _copy(connection, batch, quiet=quiet)
+        _say("vacuum and analyze", quiet=quiet)
+        await connection.execute("VACUUM (ANALYZE)")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+    return time.monotonic() - started
+
+
+async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:
+    started = time.monotonic()
+    indexes = await connection.fetch(_INDEXES, batch.table) if batch.count > 1000 else []  # noqa: PLR2004 - a few rows
+    for index in indexes:
+        await connection.execute(f"DROP INDEX {index['name']}")
+    await connection.copy_records_to_table(batch.table, records=batch.rows, columns=batch.columns)
+    copied = time.monotonic() - started
+    for index in indexes:
+        await connection.execute(index["made"])
+    total = time.monotonic() - started
+    if batch.count > 1000:  # noqa: PLR2004 - the rest is not worth a line
+        _say(f"{batch.count:>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s", quiet=quiet)
+
+
+def _say(what: str, *, quiet: bool) -> None:
+    if not quiet:
+        sys.stderr.write(f"  {what}\n")
+        sys.stderr.flush()
