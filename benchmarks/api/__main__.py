@@ -130,11 +130,12 @@ def measure(stage: Stage, options: argparse.Namespace) -> int:
         stage.client.measure(path_of, 5)  # what was not read since the start comes from the disk
     times = {name: stage.client.measure(path_of, options.requests) for name, path_of in questions(stage).items()}
     stage.remember("after the lists")
-    rates = {"bare": rate(stage.hello_url, options.seconds)}
-    rates["get"] = rate(stage.coordinator.url, options.seconds, getting(stage.key, stage.stock.certificates), stage.folder)
+    url, seconds = stage.coordinator.url, options.seconds
+    rates = {"bare": rate(stage.hello_url, seconds)}
+    rates["get"] = rate(url, seconds, getting(stage.key, stage.stock.certificates), stage.folder)
     stage.remember("after the gets")
     run = f"r{time.time_ns():x}"
-    rates["post"] = rate(stage.coordinator.url, options.seconds, posting(stage.key, run), stage.folder)
+    rates["post"] = rate(url, seconds, posting(stage.key, run), stage.folder)
     stage.remember("after the posts")
     tell(stage, times, rates)
     return 0
@@ -194,8 +195,8 @@ def tell(stage: Stage, times: dict[str, dict[str, float]], rates: dict[str, floa
     path = save("api", result)
     words = {name: "met" if good else "NOT met" for name, good in met.items()}
     sys.stdout.write(f"{table(times, 'ms')}\n\nbare Quart over TLS {rates['bare']:8.0f} requests/s\n")
-    sys.stdout.write(f"GET by id           {rates['get']:8.0f}  {shares['get']:.2f}×, goal {GOAL_GET}: {words['get']}\n")
-    sys.stdout.write(f"POST                {rates['post']:8.0f}  {shares['post']:.2f}×, goal {GOAL_POST}: {words['post']}\n")
+    for name, title, goal in (("get", "GET by id", GOAL_GET), ("post", "POST", GOAL_POST)):
+        sys.stdout.write(f"{title:20}{rates[name]:8.0f}  {shares[name]:.2f}×, goal {goal}: {words[name]}\n")
     sys.stdout.write(f"p99 of every list ≤ {GOAL_P99_MS:g} ms: {words['p99']}; memory MB {stage.memory_mb}\n{path}\n")
 
 

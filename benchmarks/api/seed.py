@@ -14,7 +14,9 @@ _INDEXES = """
     SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS made FROM pg_index
     WHERE indrelid = to_regclass($1) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
-_PREPARE = ("SET maintenance_work_mem = '512MB'", "SET max_parallel_maintenance_workers = 2", "SET statement_timeout = 0")
+_PREPARE = ("SET maintenance_work_mem = '512MB'", "SET statement_timeout = 0")
+_MANY = 1000
+"""Rows from which it pays to build the indexes afterwards, and to tell."""
 
 
 async def seed(dsn: str, stock: Stock, *, quiet: bool = False) -> float:
@@ -37,9 +39,9 @@ async def seed(dsn: str, stock: Stock, *, quiet: bool = False) -> float:
     return time.monotonic() - started
 
 
-async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:
+async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:  # noqa: ANN401 - the driver has no types
     started = time.monotonic()
-    indexes = await connection.fetch(_INDEXES, batch.table) if batch.count > 1000 else []  # noqa: PLR2004 - a few rows
+    indexes = await connection.fetch(_INDEXES, batch.table) if batch.size > _MANY else []
     for index in indexes:
         await connection.execute(f"DROP INDEX {index['name']}")
     await connection.copy_records_to_table(batch.table, records=batch.rows, columns=batch.columns)
@@ -47,8 +49,8 @@ async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:
     for index in indexes:
         await connection.execute(index["made"])
     total = time.monotonic() - started
-    if batch.count > 1000:  # noqa: PLR2004 - the rest is not worth a line
-        _say(f"{batch.count:>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s", quiet=quiet)
+    if batch.size > _MANY:
+        _say(f"{batch.size:>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s", quiet=quiet)
 
 
 def _say(what: str, *, quiet: bool) -> None:

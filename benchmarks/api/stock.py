@@ -28,7 +28,10 @@ APPS = ("api", "shop", "mail", "auth", "cdn", "db", "queue", "search", "billing"
 _REGIONS = ("eu-west", "eu-north", "us-east", "us-west", "ap-south")
 _STANDS = (("served", 92), ("outdated", 3), ("not served", 2), ("pending", 2), ("revoked", 1))
 _LIFETIME = timedelta(days=47)
-_STEPS = json.dumps([{"step": step, "at": "2026-01-01T00:00:00+00:00"} for step in ("queued", "delivered", "completed")])
+_STEPS = json.dumps(
+    [{"step": step, "at": "2026-01-01T00:00:00+00:00"} for step in ("queued", "delivered", "completed")]
+)
+_UNRENEWED, _ARCHIVED, _EACH = 0.02, 0.05, 10_000
 Row = tuple[Any, ...]
 
 
@@ -38,7 +41,7 @@ class Batch(NamedTuple):
     table: str
     columns: tuple[str, ...]
     rows: Iterator[Row]
-    count: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Stock:
         events = ("at", "actor", "action", "resource_type", "resource_id", "request_id", "details")
         return [
             Batch("teams", people, ((f"team-{n}", f"Team {n}") for n in range(TEAMS)), TEAMS),
-            Batch("owners", (*people, "team_id"), ((f"o-{n}", f"Owner {n}", f"team-{n % TEAMS}") for n in range(OWNERS)),
-                  OWNERS),
+            Batch("owners", (*people, "team_id"),
+                  ((f"o-{n}", f"Owner {n}", f"team-{n % TEAMS}") for n in range(OWNERS)), OWNERS),
             Batch("issuers", (*people, "type"), ((f"iss-{n}", f"Issuer {n}", "local") for n in range(2)), 2),
             Batch("renewal_policies", people, ((f"rp-{n}", f"Policy {n}") for n in range(2)), 2),
             Batch("agents", (*people, "identity_key", "sealing_key"),
@@ -98,14 +101,14 @@ class Stock:
         if stand == "pending":
             return _Facts(stand, made, None, None)
         issued = max(made, self.now - _LIFETIME * dice.random() * 0.66)
-        if dice.random() < 0.02:  # nobody renewed it
+        if dice.random() < _UNRENEWED:
             issued = self.now - _LIFETIME * (0.67 + dice.random() * 0.5)
         ends = issued + _LIFETIME
         return _Facts(stand, made, ends, ends - _LIFETIME / 3)
 
     def _certificate(self, number: int) -> Row:
         dice, facts = random.Random(-number - 1), self._facts(number)
-        word = RARE if number % 10_000 == 7 else dice.choice(APPS)
+        word = RARE if number % _EACH == 0 else dice.choice(APPS)
         team = int(TEAMS * dice.random() ** 2)
         name = f"{word}-{number}.{dice.choice(_REGIONS)}.team{team}.example.com"
         names = json.dumps([{"kind": "dns", "value": value} for value in (name, f"www.{name}")])
@@ -114,11 +117,11 @@ class Stock:
         service = {"pending": "unknown", "revoked": "served"}.get(facts.stand, facts.stand)
         never = datetime.max.replace(tzinfo=UTC) if facts.ends is None else None
         return (
-            self.id(number), name, name, names, "prof-default", dice.choice(("iss-local", "iss-local", "iss-0", "iss-1")),
+            self.id(number), name, name, names, "prof-default", dice.choice(("iss-local", "iss-local", "iss-0")),
             dice.choice(("rp-default", "rp-default", "rp-0")), f"o-{dice.randrange(OWNERS)}", f"team-{team}",
             _pick(dice, _ENVIRONMENTS), tags, "ecdsa-p256", int(_LIFETIME.total_seconds()), facts.made,
             facts.made + (self.now - facts.made) * dice.random(), standing, service, never or facts.ends,
-            never or facts.due, self.now if dice.random() < 0.05 else None,
+            never or facts.due, self.now if dice.random() < _ARCHIVED else None,
         )  # fmt: skip
 
     def _versions(self, again: int, der: bytes) -> Iterator[Row]:

@@ -284,11 +284,6 @@ async def reconcile(ctx: Context) -> int:
     return len(silent) + len(unissued) + len(unserved)
 
 
-async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
-    """Return the holders of some certificates with their newest versions."""
-    return await store.holders_of(conn, certificate_ids)
-
-
 async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
     """Return the bindings of some certificates."""
     return await store.bindings_of(conn, certificate_ids)

@@ -272,19 +272,6 @@ async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[
     )
 
 
-async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
-    """Return the holders of some certificates with what their newest version says."""
-    return await conn.fetch(
-        """
-        SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation,
-          serial, fingerprint, not_before, not_after, revoked_at
-        FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
-        WHERE holders.certificate_id = ANY($1) ORDER BY holders.certificate_id, holders.agent_id
-        """,
-        certificate_ids,
-    )
-
-
 async def fingerprint_of(conn: Connection, version_id: str) -> str:
     """Return the fingerprint that a target serving this version shows."""
     return str(await conn.fetchval("SELECT fingerprint FROM certificate_versions WHERE id = $1", version_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -10,7 +11,6 @@ import msgspec
 from coordinator.certificates import queries, service, store, wishes
 from coordinator.certificates.queries import CertificateQuery
 from coordinator.certificates.service import Caller
-from coordinator.certificates.status import Status
 from coordinator.certificates.views import (
     Certificate,
     CertificateBody,
@@ -38,7 +38,8 @@ class ArchiveQuery(Strict):
     force: bool = False
 
 
-def _shape(row: Row, status: Status) -> Certificate:
+def _shape(row: Row, now: datetime) -> Certificate:
+    status = service.status_of(row, now)
     fields = {name: row[name] for name in Certificate.__struct_fields__ if name not in _OWN}
     target_ids = [binding.target_id for binding in status.bindings]
     sans = [name["value"] for name in row["names"]]
@@ -52,9 +53,9 @@ async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certif
 
 
 def _shapes(ctx: Context) -> Shape[Certificate]:
-    async def shape(conn: Connection, rows: Sequence[Row]) -> list[Certificate]:
-        stand = await service.statuses(ctx, conn, [row["id"] for row in rows])
-        return [_shape(row, stand[row["id"]]) for row in rows]
+    async def shape(_conn: Connection, rows: Sequence[Row]) -> list[Certificate]:
+        now = ctx.clock.now()
+        return [_shape(row, now) for row in rows]
 
     return shape
 
@@ -62,18 +63,17 @@ def _shapes(ctx: Context) -> Shape[Certificate]:
 async def get(call: Call[NoBody, NoQuery]) -> Certificate:
     """Return one certificate; its ETag is its revision."""
     async with call.ctx.db.connection() as conn:
-        return await _one(call.ctx, conn, await service.found(conn, call.actor, _id(call)))
+        return await _one(call, conn, _id(call))
 
 
-async def _one(ctx: Context, conn: Connection, row: Row) -> Certificate:
-    (shown,) = await _shapes(ctx)(conn, [row])
-    return shown
+async def _one(call: Call[Any, Any], conn: Connection, certificate_id: str) -> Certificate:
+    return _shape(await service.shown(conn, call.actor, certificate_id), call.ctx.clock.now())
 
 
 async def create(call: Call[CreateCertificate, NoQuery]) -> Changed:
     """Take a certificate into the inventory."""
-    row, job_ids = await service.create(call.tx, _caller(call), call.body, call.body.id)
-    return Changed(await _one(call.ctx, call.tx, row), job_ids)
+    certificate_id, job_ids = await service.create(call.tx, _caller(call), call.body, call.body.id)
+    return Changed(await _one(call, call.tx, certificate_id), job_ids)
 
 
 async def replace(call: Call[CertificateBody, NoQuery]) -> Changed:
@@ -109,8 +109,8 @@ async def _change(call: Call[Any, Any], body_of: Callable[[Transaction, Row], An
     async with call.ctx.db.transaction() as tx:
         before = await service.locked(tx, call.actor, _id(call))
         etag.check(call, before)
-        row, job_ids = await service.change(call.ctx, tx, _caller(call), before, await body_of(tx, before))
-        return Changed(await _one(call.ctx, tx, row), job_ids)
+        job_ids = await service.change(call.ctx, tx, _caller(call), before, await body_of(tx, before))
+        return Changed(await _one(call, tx, before["id"]), job_ids)
 
 
 async def archive(call: Call[NoBody, ArchiveQuery]) -> None:

@@ -6,13 +6,15 @@ in the transaction of the change itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.certificates import store, wishes
-from coordinator.certificates.status import Status, status
+from coordinator.certificates.status import Binding, Holder, Status, status
 from coordinator.certificates.views import CertificateBody
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from coordinator.context import Context
 
 _SOME = 5
+_HOLDERS, _BINDINGS = msgspec.json.Decoder(list[Holder]), msgspec.json.Decoder(list[Binding])
 
 
 class Caller(NamedTuple):
@@ -39,8 +42,8 @@ class Caller(NamedTuple):
     request_id: str
 
 
-async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen: str | None) -> tuple[Row, list[str]]:
-    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return row and jobs.
+async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen: str | None) -> tuple[str, list[str]]:
+    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return id and jobs.
 
     Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile forbids,
     ``Conflict`` for a chosen id that is taken, ``Forbidden`` for one that the caller would not see.
@@ -50,7 +53,7 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
     values = await wishes.row_of(tx, body)
     holders = await _holders(tx, body)
     try:
-        row = await store.TABLE.insert(tx, certificate_id, values)
+        await store.TABLE.insert(tx, certificate_id, values)
         await bindings.bind(tx, certificate_id, body.target_ids, holders)
     except driver.UniqueViolation as error:
         raise wishes.taken(error, certificate_id) from error
@@ -60,13 +63,11 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
     await _record(tx, caller, "created", certificate_id, details)
     job_ids = await bindings.request_issuance(tx, certificate_id, "created") if holders else []
     crash_point("certificate.created")
-    return row, job_ids
+    return certificate_id, job_ids
 
 
-async def change(
-    ctx: Context, tx: Transaction, caller: Caller, before: Row, body: CertificateBody
-) -> tuple[Row, list[str]]:
-    """Want a locked certificate otherwise; return its row and the jobs of the issuance that this started, if any.
+async def change(ctx: Context, tx: Transaction, caller: Caller, before: Row, body: CertificateBody) -> list[str]:
+    """Want a locked certificate otherwise; return the jobs of the issuance that this started, if any.
 
     Raises what ``create`` does. An archived one is taken up again.
     """
@@ -77,7 +78,7 @@ async def change(
     outdated = wishes.content_differs(before, values)
     wanted = bindings.Wanted(certificate_id, tuple(dict.fromkeys(body.target_ids)), tuple(holders))
     try:
-        row = await store.TABLE.replace(tx, certificate_id, values)
+        await store.TABLE.replace(tx, certificate_id, values)
         moved = await bindings.rebind(tx, wanted, outdated_since=ctx.clock.now() if outdated else None)
     except driver.UniqueViolation as error:
         raise wishes.taken(error, certificate_id) from error
@@ -88,7 +89,7 @@ async def change(
         await bindings.reschedule(tx, certificate_id, await profiles.renewal_window(tx, body.renewal_policy_id))
     await _record(tx, caller, "updated", certificate_id, {**changed, **moved.told})
     crash_point("certificate.changed")
-    return row, moved.job_ids
+    return moved.job_ids
 
 
 async def archive(ctx: Context, tx: Transaction, caller: Caller, before: Row, *, force: bool) -> None:
@@ -143,16 +144,14 @@ async def found(conn: Connection, actor: Actor, certificate_id: str) -> Row:
     return visible(actor, await store.TABLE.get(conn, certificate_id), f"certificate {certificate_id}")
 
 
-async def statuses(ctx: Context, conn: Connection, certificate_ids: Sequence[str]) -> dict[str, Status]:
-    """Return how some certificates stand, in two queries for any number of them."""
-    held: dict[str, list[Row]] = {certificate_id: [] for certificate_id in certificate_ids}
-    bound: dict[str, list[Row]] = {certificate_id: [] for certificate_id in certificate_ids}
-    for row in await bindings.holders_of(conn, certificate_ids):
-        held[row["certificate_id"]].append(row)
-    for row in await bindings.bindings_of(conn, certificate_ids):
-        bound[row["certificate_id"]].append(row)
-    now = ctx.clock.now()
-    return {key: status(held[key], bound[key], now) for key in certificate_ids}
+async def shown(conn: Connection, actor: Actor, certificate_id: str) -> Row:
+    """Return a certificate's row with its holders and bindings; raise ``NotFound``."""
+    return visible(actor, await store.shown(conn, certificate_id), f"certificate {certificate_id}")
+
+
+def status_of(row: Row, now: datetime) -> Status:
+    """Return how a certificate that was read with its holders and bindings stands."""
+    return status(_HOLDERS.decode(row["holders"] or "[]"), _BINDINGS.decode(row["bindings"] or "[]"), now)
 
 
 async def target_ids(conn: Connection, certificate_id: str) -> list[str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from coordinator.database.driver import Record as Row
-
-T = TypeVar("T", bound=msgspec.Struct)
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
 Service = Literal["served", "partly", "outdated", "not served", "unknown"]
 """``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
@@ -27,6 +24,7 @@ class Holder(msgspec.Struct):
     not_before: datetime | None
     not_after: datetime | None
     renew_at: datetime | None
+    revoked_at: datetime | None
     failures: int
     reason: str
 
@@ -58,14 +56,17 @@ class Status(msgspec.Struct):
     bindings: list[Binding]
 
 
-def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> Status:
-    """Return how a certificate with these holders and bindings stands at ``now``."""
-    served = [b for b in bindings if b["desired_version_id"] and b["served_version_id"] == b["desired_version_id"]]
-    before = [b for b in bindings if b["served_version_id"]]
-    issued = any(b["desired_version_id"] for b in bindings)
-    ends = [h["not_after"] for h in holders if h["not_after"]]
-    due = [h["renew_at"] for h in holders if h["renew_at"]]
-    reasons = [row["reason"] for row in (*holders, *bindings) if row["reason"]]
+def status(holders: Sequence[Holder], bindings: Sequence[Binding], now: datetime) -> Status:
+    """Return how a certificate with these holders and bindings stands at ``now``.
+
+    The function ``stand_anew`` of the schema follows the same rules, for lists.
+    """
+    served = [b for b in bindings if b.desired_version_id and b.served_version_id == b.desired_version_id]
+    before = [b for b in bindings if b.served_version_id]
+    issued = any(b.desired_version_id for b in bindings)
+    ends = [h.not_after for h in holders if h.not_after]
+    due = [h.renew_at for h in holders if h.renew_at]
+    reasons = [reason for reason in (*(h.reason for h in holders), *(b.reason for b in bindings)) if reason]
     return Status(
         life=_life(holders, now),
         service=_service(len(served), len(before), len(bindings)) if issued else "unknown",
@@ -74,23 +75,19 @@ def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> St
         expires_at=min(ends, default=None),
         renew_at=min(due, default=None),
         reason=reasons[0] if reasons else "",
-        holders=[_shape(Holder, row) for row in holders],
-        bindings=[_shape(Binding, row) for row in bindings],
+        holders=list(holders),
+        bindings=list(bindings),
     )
 
 
-def _shape(kind: type[T], row: Row) -> T:
-    return kind(**{name: row[name] for name in kind.__struct_fields__})
-
-
-def _life(holders: Sequence[Row], now: datetime) -> Life:
-    if not holders or any(h["version_id"] is None for h in holders):
+def _life(holders: Sequence[Holder], now: datetime) -> Life:
+    if not holders or any(h.version_id is None for h in holders):
         return "pending"
-    if any(h["revoked_at"] for h in holders):
+    if any(h.revoked_at for h in holders):
         return "revoked"
-    if any(h["not_after"] <= now for h in holders):
+    if any(h.not_after and h.not_after <= now for h in holders):
         return "expired"
-    return "due" if any(h["renew_at"] and h["renew_at"] <= now for h in holders) else "valid"
+    return "due" if any(h.renew_at and h.renew_at <= now for h in holders) else "valid"
 
 
 def _service(served: int, before: int, wanted: int) -> Service:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from coordinator.database.connection import Connection
+from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
 from coordinator.database.table import Table
 
@@ -38,8 +40,20 @@ _EQUAL = (
     "renewal_policy_id",
     "archived",
 )
+# Each with its holders and bindings as JSON: one statement for any number of certificates, and one for a single one.
+_SHOWN = f"""{TABLE.reads},
+  (SELECT json_agg(held ORDER BY agent_id) FROM (
+    SELECT holders.agent_id, holders.version_id, generation, serial, fingerprint, not_before, not_after,
+      holders.renew_at, revoked_at, failures, reason
+    FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
+    WHERE holders.certificate_id = certificates.id) AS held)::text AS holders,
+  (SELECT json_agg(bound ORDER BY target_id) FROM (
+    SELECT target_id, targets.name AS target_name, targets.agent_id, desired_version_id, served_version_id, served_at,
+      failures, reason
+    FROM bindings JOIN targets ON targets.id = bindings.target_id
+    WHERE bindings.certificate_id = certificates.id) AS bound)::text AS bindings"""
 LISTING = Listing(
-    TABLE.reads,
+    _SHOWN,
     "certificates",
     "mc",
     filters={
@@ -96,3 +110,8 @@ TIMELINE = Listing(
     filters={"certificate_id": "certificate_id = {}"},
     sorts={"at": Sort("at", "timestamptz")},
 )
+
+
+async def shown(conn: Connection, certificate_id: str) -> Row | None:
+    """Return one certificate with its holders and bindings."""
+    return await conn.fetchrow(f"SELECT {_SHOWN} FROM certificates WHERE id = $1", certificate_id)

@@ -22,6 +22,8 @@ _NUL = "holds the character NUL, which cannot be stored; remove it"
 
 async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
     """Return the body as the route's struct; raise ``InvalidInput`` or ``UnsupportedMedia``."""
+    if route.request is NoBody and not _announced(request):
+        return NoBody()  # to wait for nothing would take a task of its own
     request.max_content_length = max_bytes
     data = await request.get_data(cache=route.creates, as_text=False)
     if route.request is NoBody:
@@ -43,6 +45,11 @@ async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
         for field in nul_fields(msgspec.json.decode(data)):
             raise InvalidInput.of(field, _NUL)
     return body
+
+
+def _announced(request: Request) -> bool:
+    """Say whether a body comes with the request (RFC 9112 section 6.3)."""
+    return request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers
 
 
 async def read_again(request: Request) -> bytes:

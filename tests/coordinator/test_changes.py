@@ -203,7 +203,9 @@ async def test_another_policy_moves_the_renewal(world: World, agent: FakeAgent) 
     await agent.work()
     await world.execute("INSERT INTO renewal_policies (id, name, days_before) VALUES ('rp-late', 'late', 2)")
     await world.execute("INSERT INTO renewal_policies (id, name, auto_renew) VALUES ('rp-never', 'never', false)")
-    gap = "SELECT extract(day FROM not_after - renew_at) FROM holders JOIN certificate_versions AS v ON v.id = version_id"
+    gap = (
+        "SELECT extract(day FROM not_after - renew_at) FROM holders JOIN certificate_versions AS v ON v.id = version_id"
+    )
     assert await world.value(gap) == 10
     await patch(world, certificate_id, renewal_policy_id="rp-late")
     assert await world.value(gap) == 2

@@ -92,7 +92,7 @@ def lists(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
         "environment": ["prod", "lab", "none"],
         "owner_id": ["o-1"],
         "team_id": ["team-0", "team-49"],
-        "issuer_id": ["iss-local", "iss-1"],
+        "issuer_id": ["iss-local", "iss-0"],
         "profile_id": ["prof-default", "prof-none"],
         "renewal_policy_id": ["rp-default", "rp-0"],
         "agent_id": ["ag-1"],
@@ -114,7 +114,13 @@ def lists(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
     for part in ("versions", "deployments", "timeline"):
         yield f"certificates/{certificate}/{part}", {}
     yield f"certificates/{certificate}", {}
-    for query in ({}, {"certificate_id": certificate}, {"agent_id": "ag-1"}, {"state": "Completed"}, {"state": "Failed"}):
+    for query in (
+        {},
+        {"certificate_id": certificate},
+        {"agent_id": "ag-1"},
+        {"state": "Completed"},
+        {"state": "Failed"},
+    ):
         yield "jobs", query
     for query in (
         {},

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from coordinator.certificates.status import status
-from coordinator.database.driver import Record
+from coordinator.certificates.status import Binding, Holder, status
 from coordinator.jobs.routes import Job, run_state
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -67,15 +66,28 @@ def test_the_newest_attempt_of_each_part_says_how_a_run_stands(jobs: list[str], 
     assert run_state([job(text) for text in jobs]) == state
 
 
-def holder(**changes: Any) -> Record:
-    row = {"agent_id": "ag-1", "version_id": "cv-1", "generation": 1, "serial": "a", "fingerprint": "b", "failures": 0}
+def holder(**changes: Any) -> Holder:
+    row: dict[str, Any] = {
+        "agent_id": "ag-1",
+        "version_id": "cv-1",
+        "generation": 1,
+        "serial": "a",
+        "fingerprint": "b",
+        "failures": 0,
+    }
     times = {"not_before": NOW, "not_after": NOW + timedelta(days=3), "renew_at": NOW + timedelta(days=2)}
-    return cast("Record", {**row, **times, "reason": "", "revoked_at": None, **changes})
+    return Holder(**{**row, **times, "reason": "", "revoked_at": None, **changes})
 
 
-def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Record:
-    row = {"target_id": "tgt-1", "target_name": "a", "agent_id": "ag-1", "served_at": None, "failures": 0}
-    return cast("Record", {**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
+def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Binding:
+    row: dict[str, Any] = {
+        "target_id": "tgt-1",
+        "target_name": "a",
+        "agent_id": "ag-1",
+        "served_at": None,
+        "failures": 0,
+    }
+    return Binding(**{**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
 
 
 PENDING = {"version_id": None, "not_after": None, "renew_at": None}
@@ -93,7 +105,7 @@ PENDING = {"version_id": None, "not_after": None, "renew_at": None}
         ([holder(not_after=NOW), holder(revoked_at=NOW)], "revoked"),
     ],
 )
-def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], life: str) -> None:
+def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Holder], life: str) -> None:
     assert status(holders, [], NOW).life == life
 
 
@@ -110,7 +122,7 @@ def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], li
     ],
 )
 def test_a_certificate_is_served_when_every_target_serves_what_it_should(
-    bindings: list[Record], service: str, served_on: int
+    bindings: list[Binding], service: str, served_on: int
 ) -> None:
     found = status([holder()], bindings, NOW)
     assert (found.service, found.served_on, found.wanted_on) == (service, served_on, len(bindings))
@@ -119,6 +131,6 @@ def test_a_certificate_is_served_when_every_target_serves_what_it_should(
 def test_the_earliest_end_and_the_first_reason_are_shown() -> None:
     late, early = holder(), holder(not_after=NOW + timedelta(days=1), renew_at=NOW + timedelta(hours=1))
     found = status([late, early], [binding(reason="nginx -t said no")], NOW)
-    assert (found.expires_at, found.renew_at) == (early["not_after"], early["renew_at"])
+    assert (found.expires_at, found.renew_at) == (early.not_after, early.renew_at)
     assert found.reason == "nginx -t said no"
     assert status([holder(reason="disk full")], [binding(reason="later")], NOW).reason == "disk full"

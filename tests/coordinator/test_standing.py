@@ -1,4 +1,4 @@
-"""How a certificate stands is told by one rule: what the list filters by is what it shows, in every state there can be."""
+"""How a certificate stands is told by one rule: what a list filters by is what it shows, in every state there is."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Scribbler:
         due = self.random.choice([None, self.moment()])
         write: list[tuple[str, tuple[Any, ...]]] = [
             (
-                "INSERT INTO holders (certificate_id, agent_id, version_id, renew_at) VALUES ($1, $2, $3, $4) "
-                "ON CONFLICT (certificate_id, agent_id) DO UPDATE SET version_id = $3, renew_at = $4",
+                """INSERT INTO holders (certificate_id, agent_id, version_id, renew_at) VALUES ($1, $2, $3, $4)
+                ON CONFLICT (certificate_id, agent_id) DO UPDATE SET version_id = $3, renew_at = $4""",
                 (certificate_id, agent, one, due),
             ),
             ("UPDATE holders SET version_id = $2 WHERE certificate_id = $1", (certificate_id, one)),
             ("DELETE FROM holders WHERE certificate_id = $1 AND agent_id = $2", (certificate_id, agent)),
             (
-                "INSERT INTO bindings (certificate_id, target_id, desired_version_id, served_version_id) "
-                "VALUES ($1, $2, $3, $4) ON CONFLICT (target_id) DO NOTHING",
+                """INSERT INTO bindings (certificate_id, target_id, desired_version_id, served_version_id)
+                VALUES ($1, $2, $3, $4) ON CONFLICT (target_id) DO NOTHING""",
                 (certificate_id, target, one, two),
             ),
             ("UPDATE bindings SET served_version_id = desired_version_id WHERE target_id = $1", (target,)),
@@ -110,7 +110,9 @@ async def test_of_two_targets_that_report_at_once_both_are_counted(world: World)
             await world.execute(update, targets[1])
 
         other = asyncio.create_task(second())
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         while not await world.value(waiting):
             assert not other.done()
     await other
