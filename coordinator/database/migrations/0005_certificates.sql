@@ -1,4 +1,4 @@
--- Certificates that are changed, archived and searched.
+-- Certificates that are changed, archived and searched. Jobs may be queued by the trigger 'changed'.
 
 -- The words of a certificate's names: what stands between dots, hyphens and other punctuation, in lower case.
 CREATE FUNCTION search_words(name text, names jsonb) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$

@@ -110,6 +110,12 @@ def asked_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> 
         subject.heal()
 
 
+def changed(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """What is wanted changes; it may have been archived before."""
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.change(archived=cell.point == "certificate.archived")
+
+
 def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
     failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
@@ -151,11 +157,15 @@ STAGINGS: dict[str, Staging] = {
     "keystore.request_dropped": refused,
     "audit.month_made": month_missing,
     "audit.month_dropped": month_expired,
+    "certificate.changed": changed,
+    "certificate.archived": changed,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
 NOT_BROUGHT_ABOUT = {
     ("renewal.queued", "first"),
+    ("certificate.changed", "first"),
+    ("certificate.archived", "first"),
     ("reconcile.issuance_queued", "renewal"),
     ("reconcile.issuance_queued", "undo"),
 }
