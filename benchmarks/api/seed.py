@@ -44,13 +44,16 @@ async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:  # noqa:
     indexes = await connection.fetch(_INDEXES, batch.table) if batch.size > _MANY else []
     for index in indexes:
         await connection.execute(f"DROP INDEX {index['name']}")
-    await connection.copy_records_to_table(batch.table, records=batch.rows, columns=batch.columns)
+    said = await connection.copy_records_to_table(batch.table, records=batch.rows, columns=batch.columns)
     copied = time.monotonic() - started
     for index in indexes:
         await connection.execute(index["made"])
     total = time.monotonic() - started
     if batch.size > _MANY:
-        _say(f"{batch.size:>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s", quiet=quiet)
+        _say(
+            f"{int(said.split()[-1]):>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s",
+            quiet=quiet,
+        )
 
 
 def _say(what: str, *, quiet: bool) -> None:

@@ -81,7 +81,7 @@ class Stock:
                   count),
             Batch("bindings", ("certificate_id", "target_id", "desired_version_id", "served_version_id", "served_at"),
                   map(self._binding, range(count)), count),
-            Batch("jobs", _JOB, map(self._job, range(round(count * JOBS_SHARE))), round(count * JOBS_SHARE)),
+            Batch("jobs", _JOB, self._jobs(), round(count * JOBS_SHARE)),
             Batch("audit_events", events, map(self._event, range(count * EVENTS_SHARE)), count * EVENTS_SHARE),
         ]  # fmt: skip
 
@@ -152,10 +152,18 @@ class Stock:
         shown = {"pending": None, "not served": None, "outdated": old}.get(stand, wanted)
         return (self.id(number), f"tgt-{number}", wanted, shown, None if shown is None else self.now)
 
-    def _job(self, number: int) -> Row:
-        at = self.now - timedelta(seconds=number)
-        name = f"job-{number:026d}"
-        return (name, "issuance", name, self.id(number), self._agent(number), "Completed", "due", _STEPS, at)
+    def _jobs(self) -> Iterator[Row]:
+        """Yield jobs that ended, and those that an installation with agents away has: for all that is due."""
+        for number in range(self.certificates):
+            facts = self._facts(number)
+            if facts.due is None or facts.due <= self.now:
+                yield self._job(number, "AwaitingCSR")
+            elif number < self.certificates * JOBS_SHARE:
+                yield self._job(number, "Completed")
+
+    def _job(self, number: int, state: str) -> Row:
+        at, name = self.now - timedelta(seconds=number), f"job-{number:026d}"
+        return (name, "issuance", name, self.id(number), self._agent(number), state, "due", _STEPS, at)
 
     def _event(self, number: int) -> Row:
         at = self.now - timedelta(days=400) * (1 - number / (self.certificates * EVENTS_SHARE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
+from coordinator.database.searching import SearchedListing
 from coordinator.database.table import Table
 
 TABLE = Table(
@@ -52,7 +53,7 @@ _SHOWN = f"""{TABLE.reads},
       failures, reason
     FROM bindings JOIN targets ON targets.id = bindings.target_id
     WHERE bindings.certificate_id = certificates.id) AS bound)::text AS bindings"""
-LISTING = Listing(
+LISTING = SearchedListing(
     _SHOWN,
     "certificates",
     "mc",
@@ -84,6 +85,7 @@ LISTING = Listing(
     },
     team="team_id",
     environment="environment",
+    plain=frozenset({"archived"}),
 )
 VERSIONS = Listing(
     """id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,

@@ -111,11 +111,13 @@ class Listing:
         """Return the rows of a window and the total of the list; a filter that is None does not filter."""
         matching, values = self.matching(wanted, scope)
         rows = await self._rows(conn, where, matching, values)
-        if where.after is None and (rows or not where.offset) and len(rows) <= where.limit:
-            return Rows(rows, where.offset + len(rows))  # they end here, so there is nothing left to count
-        # In the list's own order: the planner would take the table as it lies, and what matches may lie far away.
-        first = f"SELECT FROM {self.source} WHERE {matching} {self._in(where.order)} LIMIT {EXACT_TOTAL + 1}"
-        return Rows(rows, int(await conn.fetchval(f"SELECT count(*) FROM ({first}) AS matches", *values)))
+        if self._is_end(where, rows):
+            return Rows(rows, where.offset + len(rows))
+        # Always in the default order, which follows every filter in its index; the planner would otherwise take the
+        # table as it lies, or the order of another sort, and what matches may lie far away there.
+        order = self._in(self.default_order)
+        counted = f"SELECT FROM {self.source} WHERE {matching} {order} LIMIT {EXACT_TOTAL + 1}"
+        return Rows(rows, int(await conn.fetchval(f"SELECT count(*) FROM ({counted}) AS matches", *values)))
 
     async def get(
         self, conn: Connection, row_id: str, wanted: Mapping[str, object], scope: Scope = EVERYTHING
@@ -156,19 +158,31 @@ class Listing:
         return " AND ".join(conditions), values
 
     async def _rows(self, conn: Connection, where: Window, matching: str, values: Sequence[object]) -> list[Record]:
-        sort, arguments = self.sorts[where.order.name], [*values, where.limit + 1]
-        beyond = "<" if where.order.descending else ">"
+        beyond, tail, arguments = self._window(where, values)
+        columns = self._columns(where.order)
+        return await conn.fetch(f"SELECT {columns} FROM {self.source} WHERE {matching}{beyond} {tail}", *arguments)
+
+    def _window(self, where: Window, values: Sequence[object]) -> tuple[str, str, list[object]]:
+        """Return what follows the conditions: one more, after a row; order and limit; and all arguments."""
+        sort, arguments, beyond = self.sorts[where.order.name], [*values, where.limit + 1], ""
         tail = f"{self._in(where.order)} LIMIT ${len(arguments)}"
         if where.after is not None:
             arguments += where.after
             key = f"${len(arguments) - 1}::text::{sort.type}, ${len(arguments)}::text::{self.id_type}"
-            matching += f" AND ({sort.sql}, {self.id}) {beyond} ({key})"
+            beyond = f" AND ({sort.sql}, {self.id}) {'<' if where.order.descending else '>'} ({key})"
         elif where.offset:
             arguments.append(where.offset)
             tail += f" OFFSET ${len(arguments)}"
-        columns = f"{self.columns}, ({sort.sql})::text AS sort_key"
-        return await conn.fetch(f"SELECT {columns} FROM {self.source} WHERE {matching} {tail}", *arguments)
+        return beyond, tail, arguments
+
+    def _columns(self, order: Order) -> str:
+        return f"{self.columns}, ({self.sorts[order.name].sql})::text AS sort_key"
 
     def _in(self, order: Order) -> str:
         direction = "DESC" if order.descending else "ASC"
         return f"ORDER BY {self.sorts[order.name].sql} {direction}, {self.id} {direction}"
+
+    @staticmethod
+    def _is_end(where: Window, rows: Sequence[Record]) -> bool:
+        """Say whether these rows are the list's last, so that there is nothing left to count."""
+        return where.after is None and (bool(rows) or not where.offset) and len(rows) <= where.limit

@@ -112,7 +112,9 @@ class Database:
 
     async def _acquire(self) -> RawConnection:
         with translated():
-            return await self._pool.acquire(timeout=ACQUIRE_DEADLINE_S)
+            # One that lies ready needs no deadline, which would cost a task for each request.
+            deadline_s = None if self._pool.get_idle_size() else ACQUIRE_DEADLINE_S
+            return await self._pool.acquire(timeout=deadline_s)
 
     async def _release(self, raw: RawConnection) -> None:
         # The driver throws a broken connection away by itself; that it was broken has been told by the statement.

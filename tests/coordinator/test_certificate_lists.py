@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.database import searching
 from tests.coordinator.test_lists import walk
 from tests.coordinator.world import KEYS, World, bearer, done, problem
 
@@ -125,6 +126,23 @@ async def test_a_search_takes_words_for_words(world: World, hostile: str) -> Non
         assert done(response)["total"] == 1
     else:
         problem(response, 400, "q")
+
+
+@pytest.mark.parametrize("near", [1, 3, 5])
+@pytest.mark.parametrize("query", [{"q": "example"}, {"q": "example", "sort": "name"}, {"q": "test"}, {"q": "held"}])
+async def test_a_search_finds_the_same_however_far_it_looks_first(
+    stock: World, monkeypatch: pytest.MonkeyPatch, near: int, query: dict[str, str]
+) -> None:
+    every = await stock.get(CERTIFICATES, **query)
+    monkeypatch.setattr(searching, "NEAR", near)
+    assert await stock.get(CERTIFICATES, **query) == every
+    assert await walk(stock, "certificates", page_size=1, **query) == every["data"]
+    assert await walk(stock, "certificates", page_size=2, environment="", **query) == [
+        row for row in every["data"] if row["environment"] == ""
+    ]
+    numbered = [await stock.get(CERTIFICATES, page=page, per_page=1, **query) for page in range(1, every["total"] + 1)]
+    assert [page["data"][0] for page in numbered] == every["data"]
+    assert {(page["total"], page["total_exact"]) for page in numbered} == {(every["total"], True)}
 
 
 async def test_what_never_ends_is_sorted_last(stock: World) -> None:

@@ -37,8 +37,8 @@ CREATE INDEX certificates_profile ON certificates (profile_id, archived, created
 CREATE INDEX certificates_policy ON certificates (renewal_policy_id, archived, created_at DESC, id DESC);
 CREATE INDEX certificates_standing ON certificates (standing, archived, created_at DESC, id DESC);
 CREATE INDEX certificates_service ON certificates (service, archived, created_at DESC, id DESC);
-CREATE INDEX certificates_expiry ON certificates (archived, expires_at, id);
-CREATE INDEX certificates_renewal ON certificates (archived, renew_at, id);
+CREATE INDEX certificates_expiry ON certificates (archived, expires_at, id) INCLUDE (standing, renew_at, created_at);
+CREATE INDEX certificates_renewal ON certificates (archived, renew_at, id) INCLUDE (standing, expires_at, created_at);
 CREATE INDEX certificates_updates ON certificates (archived, updated_at, id);
 CREATE INDEX certificates_name ON certificates (archived, name, id);
 CREATE INDEX certificates_common_name ON certificates (archived, common_name, id);
@@ -48,6 +48,7 @@ CREATE INDEX certificates_tags ON certificates USING gin (tags jsonb_path_ops) W
 CREATE INDEX certificates_search ON certificates USING gin (search) WITH (gin_pending_list_limit = 256);
 DROP INDEX holders_agent;
 CREATE INDEX holders_agent ON holders (agent_id, certificate_id);
+CREATE INDEX holders_unissued ON holders (certificate_id, agent_id) WHERE version_id IS NULL;
 CREATE INDEX certificate_versions_listing ON certificate_versions (certificate_id, created_at DESC, id DESC);
 CREATE INDEX jobs_agent ON jobs (agent_id, created_at DESC, id DESC);
 CREATE INDEX jobs_state ON jobs (state, created_at DESC, id DESC);
