@@ -50,10 +50,8 @@ async def _copy(connection: Any, batch: Batch, *, quiet: bool) -> None:  # noqa:
         await connection.execute(index["made"])
     total = time.monotonic() - started
     if batch.size > _MANY:
-        _say(
-            f"{int(said.split()[-1]):>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s",
-            quiet=quiet,
-        )
+        rows = int(said.split()[-1])
+        _say(f"{rows:>9,} {batch.table:<22} {copied:6.1f} s, indexes {total - copied:6.1f} s", quiet=quiet)
 
 
 def _say(what: str, *, quiet: bool) -> None:
