@@ -72,8 +72,8 @@ async def _one(call: Call[Any, Any], conn: Connection, certificate_id: str) -> C
 
 async def create(call: Call[CreateCertificate, NoQuery]) -> Changed:
     """Take a certificate into the inventory."""
-    certificate_id, job_ids = await service.create(call.tx, _caller(call), call.body, call.body.id)
-    return Changed(await _one(call, call.tx, certificate_id), job_ids)
+    row, job_ids = await service.create(call.tx, _caller(call), call.body, call.body.id)
+    return Changed(_shape(row, call.ctx.clock.now()), job_ids)
 
 
 async def replace(call: Call[CertificateBody, NoQuery]) -> Changed:

@@ -42,8 +42,8 @@ class Caller(NamedTuple):
     request_id: str
 
 
-async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen: str | None) -> tuple[str, list[str]]:
-    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return id and jobs.
+async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen: str | None) -> tuple[Row, list[str]]:
+    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return row and jobs.
 
     Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile forbids,
     ``Conflict`` for a chosen id that is taken, ``Forbidden`` for one that the caller would not see.
@@ -53,7 +53,7 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
     values = await wishes.row_of(tx, body)
     holders = await _holders(tx, body)
     try:
-        await store.TABLE.insert(tx, certificate_id, values)
+        row = await store.TABLE.insert(tx, certificate_id, values)
         await bindings.bind(tx, certificate_id, body.target_ids, holders)
     except driver.UniqueViolation as error:
         raise wishes.taken(error, certificate_id) from error
@@ -63,7 +63,7 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
     await _record(tx, caller, "created", certificate_id, details)
     job_ids = await bindings.request_issuance(tx, certificate_id, "created") if holders else []
     crash_point("certificate.created")
-    return certificate_id, job_ids
+    return (await shown(tx, caller.actor, certificate_id) if holders else row), job_ids
 
 
 async def change(ctx: Context, tx: Transaction, caller: Caller, before: Row, body: CertificateBody) -> list[str]:
@@ -150,8 +150,9 @@ async def shown(conn: Connection, actor: Actor, certificate_id: str) -> Row:
 
 
 def status_of(row: Row, now: datetime) -> Status:
-    """Return how a certificate that was read with its holders and bindings stands."""
-    return status(_HOLDERS.decode(row["holders"] or "[]"), _BINDINGS.decode(row["bindings"] or "[]"), now)
+    """Return how a certificate stands whose row was read with its holders and bindings, if it has any."""
+    held, bound = row.get("holders") or "[]", row.get("bindings") or "[]"
+    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), now)
 
 
 async def target_ids(conn: Connection, certificate_id: str) -> list[str]:

@@ -120,8 +120,7 @@ class RawConnection(Protocol):
 class RawPool(Protocol):
     """What this package uses of the driver's pool."""
 
-    async def acquire(self, *, timeout: float | None) -> RawConnection: ...  # noqa: ASYNC109, D102
-    def get_idle_size(self) -> int: ...  # noqa: D102
+    async def acquire(self, *, timeout: float) -> RawConnection: ...  # noqa: ASYNC109, D102
     async def release(self, connection: RawConnection) -> None: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102
     def terminate(self) -> None: ...  # noqa: D102
