@@ -39,24 +39,28 @@ class SearchedListing(Listing):
         rest, values = self.matching(others, scope)
         values.append(wanted[self.words])
         found = self.filters[self.words].format(f"${len(values)}")
-        rows = await self._page(conn, where, (rest, found), values)
+        rows, rare = await self._page(conn, where, (rest, found), values)
         if self._is_end(where, rows):
             return Rows(rows, where.offset + len(rows))
+        if rare:
+            return Rows(rows, await self._count(conn, self._indexed(found), rest, values))
         narrowed = scope != EVERYTHING or any(others[name] is not None for name in others if name not in self.plain)
         return Rows(rows, await self._total(conn, (rest, found), values, narrowed=narrowed))
 
     async def _page(
         self, conn: Connection, where: Window, conditions: tuple[str, str], values: Sequence[object]
-    ) -> list[Record]:
+    ) -> tuple[list[Record], bool]:
+        """Return a page, and whether the first rows had too little of it, so that the index was asked."""
         rest, found = conditions
         beyond, tail, arguments = self._window(where, values)
         columns, order = self._columns(where.order), self._in(where.order)
         near = f"(SELECT * FROM {self.source} WHERE {rest}{beyond} {order} LIMIT {NEAR}) AS {self.source}"
         rows = await conn.fetch(f"SELECT {columns} FROM {near} WHERE {found} {tail}", *arguments)
         if len(rows) > where.limit:
-            return rows
+            return rows, False
         all_of_them = self._indexed(found)
-        return await conn.fetch(f"SELECT {columns} FROM {all_of_them} WHERE {rest}{beyond} {tail}", *arguments)
+        statement = f"SELECT {columns} FROM {all_of_them} WHERE {rest}{beyond} {tail}"
+        return await conn.fetch(statement, *arguments), True
 
     async def _total(
         self, conn: Connection, conditions: tuple[str, str], values: Sequence[object], *, narrowed: bool
@@ -78,10 +82,13 @@ class SearchedListing(Listing):
             return EXACT_TOTAL + 1
         if seen["found"] / seen["read"] > _DENSE:
             in_order = f"(SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} OFFSET 0)"
-            counted = f"SELECT FROM {in_order} AS {self.source} WHERE {found} LIMIT {EXACT_TOTAL + 1}"
-        else:
-            counted = f"SELECT FROM {self._indexed(found)} WHERE {rest} LIMIT {EXACT_TOTAL + 1}"
-        return int(await conn.fetchval(f"SELECT count(*) FROM ({counted}) AS matches", *values))
+            return await self._count(conn, f"{in_order} AS {self.source}", found, values)
+        return await self._count(conn, self._indexed(found), rest, values)
+
+    @staticmethod
+    async def _count(conn: Connection, source: str, condition: str, values: Sequence[object]) -> int:
+        matches = f"SELECT FROM {source} WHERE {condition} LIMIT {EXACT_TOTAL + 1}"
+        return int(await conn.fetchval(f"SELECT count(*) FROM ({matches}) AS matches", *values))
 
     def _indexed(self, found: str) -> str:
         """Return what the index has; OFFSET keeps the planner from reading the list in its order instead."""
