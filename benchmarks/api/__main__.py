@@ -49,13 +49,16 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=REQUESTS, help="requests for each time")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="seconds for each rate")
     parser.add_argument("--database-url", default="", help="an empty PostgreSQL database, instead of one of its own")
+    parser.add_argument(
+        "--shared-buffers", default="256MB", help="of the database of its own, as the coordinator has it"
+    )
     parser.add_argument("--folder", type=Path, help="where the database is made and kept, to measure it again")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is cleaned up
     folder = options.folder or Path(tempfile.mkdtemp(prefix="certctl-bench-"))
     processes = list[Process]()
     try:
-        with database(folder, options.database_url) as dsn, stopped_at_the_end(processes):
+        with database(folder, options.database_url, options.shared_buffers) as dsn, stopped_at_the_end(processes):
             return measure(Stage.open(folder, dsn, processes, options.scale), options)
     finally:
         if options.folder is None:
@@ -63,12 +66,13 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def database(folder: Path, url: str) -> Iterator[str]:
+def database(folder: Path, url: str, shared_buffers: str) -> Iterator[str]:
     """Lend a PostgreSQL as the coordinator would start it, with every commit on the disk, or the one that was given."""
     if url:
         yield url
         return
-    embedded = EmbeddedPostgres(folder / "database", settings={"max_wal_size": "8GB"})
+    settings = {"max_wal_size": "8GB", "shared_buffers": shared_buffers}
+    embedded = EmbeddedPostgres(folder / "database", settings=settings)
     with start_blocking_portal("asyncio") as portal:
         dsn = portal.call(embedded.start)
         try:

@@ -2,7 +2,8 @@
 
 Such an index gives all rows with a word or none: for a word that nearly every row has, that is the whole table, and the
 planner cannot tell how common the beginning of a word is. So the first rows of the list are looked through as they
-come. A common word fills a page from these. For any other the index has few enough rows to take them all.
+come; a common word fills a page from these. Otherwise the table's statistics say whether the word is common elsewhere,
+and the list is read on, or rare, and the index has few enough rows to take them all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record
-from coordinator.database.listing import EVERYTHING, EXACT_TOTAL, Listing, Rows, Scope, Window
+from coordinator.database.listing import EVERYTHING, EXACT_TOTAL, Listing, Order, Rows, Scope, Window
 
 NEAR = 10_000
 """Rows that are looked through: about ten milliseconds."""
@@ -20,6 +21,8 @@ _SURE = 1.5
 """How far beyond the exact totals an estimate has to lie to be believed."""
 _DENSE = 0.25
 """The share of rows from which it is less work to count them as they come."""
+_COMMON, _UNIVERSAL = 0.02, 0.9
+"""Shares of rows from which a word is common, and from which it does not matter to a search with others."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class SearchedListing(Listing):
     """A list with the filter ``words``; ``plain`` are filters that leave nearly everything in."""
 
     words: str = "q"
+    column: str = "search"
     plain: frozenset[str] = frozenset()
 
     async def read(
@@ -39,31 +43,56 @@ class SearchedListing(Listing):
         rest, values = self.matching(others, scope)
         values.append(wanted[self.words])
         found = self.filters[self.words].format(f"${len(values)}")
-        rows, rare = await self._page(conn, where, (rest, found), values)
+        conditions = rest, found
+        rows, share = await self._page(conn, where, conditions, values), None
+        if len(rows) <= where.limit:
+            share = await self._share(conn, str(values[-1]))
+            after, _, _ = self._window(where, values)
+            source = self._ordered(rest + after, where.order) if share > _COMMON else self._indexed(found)
+            rows = await self._page(conn, where, conditions, values, source)
         if self._is_end(where, rows):
             return Rows(rows, where.offset + len(rows))
-        if rare:
-            return Rows(rows, await self._count(conn, self._indexed(found), rest, values))
+        if share is not None and share <= _COMMON:
+            return Rows(rows, await self._count(conn, self._indexed(found), conditions, values))
         narrowed = scope != EVERYTHING or any(others[name] is not None for name in others if name not in self.plain)
-        return Rows(rows, await self._total(conn, (rest, found), values, narrowed=narrowed))
+        return Rows(rows, await self._total(conn, conditions, values, share or 0.0, narrowed=narrowed))
 
     async def _page(
-        self, conn: Connection, where: Window, conditions: tuple[str, str], values: Sequence[object]
-    ) -> tuple[list[Record], bool]:
-        """Return a page, and whether the first rows had too little of it, so that the index was asked."""
+        self, conn: Connection, where: Window, conditions: tuple[str, str], values: Sequence[object], source: str = ""
+    ) -> list[Record]:
+        """Return a page out of a source, or out of the list's first rows."""
         rest, found = conditions
         beyond, tail, arguments = self._window(where, values)
-        columns, order = self._columns(where.order), self._in(where.order)
-        near = f"(SELECT * FROM {self.source} WHERE {rest}{beyond} {order} LIMIT {NEAR}) AS {self.source}"
-        rows = await conn.fetch(f"SELECT {columns} FROM {near} WHERE {found} {tail}", *arguments)
-        if len(rows) > where.limit:
-            return rows, False
-        all_of_them = self._indexed(found)
-        statement = f"SELECT {columns} FROM {all_of_them} WHERE {rest}{beyond} {tail}"
-        return await conn.fetch(statement, *arguments), True
+        near = f"(SELECT * FROM {self.source} WHERE {rest}{beyond} {self._in(where.order)} LIMIT {NEAR})"
+        source = source or f"{near} AS {self.source}"
+        columns = self._columns(where.order)
+        return await conn.fetch(f"SELECT {columns} FROM {source} WHERE {rest} AND {found}{beyond} {tail}", *arguments)
+
+    async def _share(self, conn: Connection, words: str) -> float:
+        """Return the share of rows that have a word by the table's statistics; nothing when several words have to meet.
+
+        How often several meet is not in the statistics; the index finds out fast.
+        """
+        shares = await conn.fetch(
+            f"""
+            SELECT coalesce(sum(freq) FILTER (WHERE starts_with(elem, word[1])), 0)::float8 AS share
+            FROM regexp_matches($1, '''([^'']+)''', 'g') AS word
+            LEFT JOIN (
+              SELECT unnest(most_common_elems::text::text[]) AS elem, unnest(most_common_elem_freqs) AS freq
+              FROM pg_stats
+              WHERE schemaname = current_schema() AND tablename = '{self.source}' AND attname = '{self.column}'
+            ) AS known ON true
+            GROUP BY word
+            """,
+            words,
+        )
+        parting = [min(row["share"], 1.0) for row in shares if row["share"] < _UNIVERSAL]
+        if not parting:
+            return 1.0
+        return parting[0] if len(parting) == 1 else 0.0
 
     async def _total(
-        self, conn: Connection, conditions: tuple[str, str], values: Sequence[object], *, narrowed: bool
+        self, conn: Connection, conditions: tuple[str, str], values: Sequence[object], share: float, *, narrowed: bool
     ) -> int:
         rest, found = conditions
         near = f"(SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} LIMIT {NEAR}) AS near"
@@ -78,17 +107,20 @@ class SearchedListing(Listing):
         assert seen is not None  # noqa: S101 - an aggregate has one row
         if seen["read"] < NEAR:
             return int(seen["found"])
-        if not narrowed and seen["found"] / seen["read"] * seen["rows"] > _SURE * EXACT_TOTAL:
+        share = max(share, seen["found"] / seen["read"])
+        if not narrowed and share * seen["rows"] > _SURE * EXACT_TOTAL:
             return EXACT_TOTAL + 1
-        if seen["found"] / seen["read"] > _DENSE:
-            in_order = f"(SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} OFFSET 0)"
-            return await self._count(conn, f"{in_order} AS {self.source}", found, values)
-        return await self._count(conn, self._indexed(found), rest, values)
+        source = self._ordered(rest, self.default_order) if share > _DENSE else self._indexed(found)
+        return await self._count(conn, source, conditions, values)
 
     @staticmethod
-    async def _count(conn: Connection, source: str, condition: str, values: Sequence[object]) -> int:
-        matches = f"SELECT FROM {source} WHERE {condition} LIMIT {EXACT_TOTAL + 1}"
+    async def _count(conn: Connection, source: str, conditions: tuple[str, str], values: Sequence[object]) -> int:
+        matches = f"SELECT FROM {source} WHERE {' AND '.join(conditions)} LIMIT {EXACT_TOTAL + 1}"
         return int(await conn.fetchval(f"SELECT count(*) FROM ({matches}) AS matches", *values))
+
+    def _ordered(self, rest: str, order: Order) -> str:
+        """Return the rows in the list's order; OFFSET keeps the planner from asking the index instead."""
+        return f"(SELECT * FROM {self.source} WHERE {rest} {self._in(order)} OFFSET 0) AS {self.source}"
 
     def _indexed(self, found: str) -> str:
         """Return what the index has; OFFSET keeps the planner from reading the list in its order instead."""

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.api.seed import seed
 from benchmarks.api.stock import RARE, Stock
 from coordinator.certificates.store import LISTING
+from coordinator.database import searching
 from coordinator.database.connection import Connection
 from tests.coordinator.world import World, open_world, variables
 from tests.postgres import PostgresServer
@@ -154,13 +155,20 @@ async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeyp
 
 @pytest.mark.parametrize("word", ["example", "eu", "team1", "team49", RARE, "nothingofthekind"])
 @pytest.mark.parametrize("query", [{}, {"environment": "prod"}, {"environment": "lab", "sort": "-expires_at"}])
-async def test_a_search_finds_what_is_there(large: World, word: str, query: dict[str, str]) -> None:
+@pytest.mark.parametrize("near", [10, 10_000])
+async def test_a_search_finds_what_is_there(
+    large: World, monkeypatch: pytest.MonkeyPatch, word: str, query: dict[str, str], near: int
+) -> None:
+    monkeypatch.setattr(searching, "NEAR", near)
     page = await large.get("/api/v1/certificates", q=word, **query)
     matching = "NOT archived AND name ~ $1 AND environment = coalesce($2, environment)"
     order = "expires_at DESC, id DESC" if "sort" in query else "created_at DESC, id DESC"
     select = f"SELECT id FROM certificates WHERE {matching} ORDER BY {order}"
     rows = await large.rows(select, rf"\m{word}", query.get("environment"))
     assert [row["id"] for row in page["data"]] == [row["id"] for row in rows[:50]]
+    if page["next_cursor"]:
+        following = await large.get("/api/v1/certificates", q=word, cursor=page["next_cursor"], **query)
+        assert [row["id"] for row in following["data"]] == [row["id"] for row in rows[50:100]]
     assert (page["total"], page["total_exact"]) == (min(len(rows), 10_000), len(rows) <= 10_000)
 
 
