@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record
@@ -23,6 +24,13 @@ _DENSE = 0.25
 """The share of rows from which it is less work to count them as they come."""
 _COMMON, _UNIVERSAL = 0.02, 0.9
 """Shares of rows from which a word is common, and from which it does not matter to a search with others."""
+
+
+class _Known(NamedTuple):
+    """Of a search: the share of rows that have it, as far as that is known, and the words to ask the index for."""
+
+    share: float
+    words: str
 
 
 @dataclass(frozen=True)
@@ -44,18 +52,16 @@ class SearchedListing(Listing):
         values.append(wanted[self.words])
         found = self.filters[self.words].format(f"${len(values)}")
         conditions = rest, found
-        rows, share = await self._page(conn, where, conditions, values), None
+        rows, known = await self._page(conn, where, conditions, values), None
         if len(rows) <= where.limit:
-            share = await self._share(conn, str(values[-1]))
-            after, _, _ = self._window(where, values)
-            source = self._ordered(rest + after, where.order) if share > _COMMON else self._indexed(found)
-            rows = await self._page(conn, where, conditions, values, source)
+            known = await self._known(conn, str(values[-1]))
+            rows = await self._page(conn, where, conditions, *self._elsewhere(where, rest, values, known))
         if self._is_end(where, rows):
             return Rows(rows, where.offset + len(rows))
-        if share is not None and share <= _COMMON:
-            return Rows(rows, await self._count(conn, self._indexed(found), conditions, values))
+        if known is not None and known.share <= _COMMON:
+            return Rows(rows, await self._count(conn, conditions, *self._indexed(values, known.words)))
         narrowed = scope != EVERYTHING or any(others[name] is not None for name in others if name not in self.plain)
-        return Rows(rows, await self._total(conn, conditions, values, share or 0.0, narrowed=narrowed))
+        return Rows(rows, await self._total(conn, conditions, values, narrowed=narrowed))
 
     async def _page(
         self, conn: Connection, where: Window, conditions: tuple[str, str], values: Sequence[object], source: str = ""
@@ -68,14 +74,23 @@ class SearchedListing(Listing):
         columns = self._columns(where.order)
         return await conn.fetch(f"SELECT {columns} FROM {source} WHERE {rest} AND {found}{beyond} {tail}", *arguments)
 
-    async def _share(self, conn: Connection, words: str) -> float:
-        """Return the share of rows that have a word by the table's statistics; nothing when several words have to meet.
+    def _elsewhere(
+        self, where: Window, rest: str, values: Sequence[object], known: _Known
+    ) -> tuple[Sequence[object], str]:
+        """Return where to look when the first rows have too little: the whole list in its order, or the index."""
+        if known.share <= _COMMON:
+            return self._indexed(values, known.words)
+        after, _, _ = self._window(where, values)
+        return values, self._ordered(rest + after, where.order)
 
-        How often several meet is not in the statistics; the index finds out fast.
+    async def _known(self, conn: Connection, words: str) -> _Known:
+        """Return what the table's statistics say of a search.
+
+        How often several words meet is not among that; the index finds out fast.
         """
-        shares = await conn.fetch(
+        found = await conn.fetch(
             f"""
-            SELECT coalesce(sum(freq) FILTER (WHERE starts_with(elem, word[1])), 0)::float8 AS share
+            SELECT word[1] AS word, coalesce(sum(freq) FILTER (WHERE starts_with(elem, word[1])), 0)::float8 AS share
             FROM regexp_matches($1, '''([^'']+)''', 'g') AS word
             LEFT JOIN (
               SELECT unnest(most_common_elems::text::text[]) AS elem, unnest(most_common_elem_freqs) AS freq
@@ -86,13 +101,14 @@ class SearchedListing(Listing):
             """,
             words,
         )
-        parting = [min(row["share"], 1.0) for row in shares if row["share"] < _UNIVERSAL]
+        parting = [row for row in found if row["share"] < _UNIVERSAL]
         if not parting:
-            return 1.0
-        return parting[0] if len(parting) == 1 else 0.0
+            return _Known(1.0, words)
+        asked = " & ".join(f"'{row['word']}':*" for row in parting)
+        return _Known(parting[0]["share"] if len(parting) == 1 else 0.0, asked)
 
     async def _total(
-        self, conn: Connection, conditions: tuple[str, str], values: Sequence[object], share: float, *, narrowed: bool
+        self, conn: Connection, conditions: tuple[str, str], values: Sequence[object], *, narrowed: bool
     ) -> int:
         rest, found = conditions
         near = f"(SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} LIMIT {NEAR}) AS near"
@@ -107,14 +123,16 @@ class SearchedListing(Listing):
         assert seen is not None  # noqa: S101 - an aggregate has one row
         if seen["read"] < NEAR:
             return int(seen["found"])
-        share = max(share, seen["found"] / seen["read"])
+        known = await self._known(conn, str(values[-1]))
+        share = max(known.share, seen["found"] / seen["read"])
         if not narrowed and share * seen["rows"] > _SURE * EXACT_TOTAL:
             return EXACT_TOTAL + 1
-        source = self._ordered(rest, self.default_order) if share > _DENSE else self._indexed(found)
-        return await self._count(conn, source, conditions, values)
+        if share > _DENSE:
+            return await self._count(conn, conditions, values, self._ordered(rest, self.default_order))
+        return await self._count(conn, conditions, *self._indexed(values, known.words))
 
     @staticmethod
-    async def _count(conn: Connection, source: str, conditions: tuple[str, str], values: Sequence[object]) -> int:
+    async def _count(conn: Connection, conditions: tuple[str, str], values: Sequence[object], source: str) -> int:
         matches = f"SELECT FROM {source} WHERE {' AND '.join(conditions)} LIMIT {EXACT_TOTAL + 1}"
         return int(await conn.fetchval(f"SELECT count(*) FROM ({matches}) AS matches", *values))
 
@@ -122,6 +140,11 @@ class SearchedListing(Listing):
         """Return the rows in the list's order; OFFSET keeps the planner from asking the index instead."""
         return f"(SELECT * FROM {self.source} WHERE {rest} {self._in(order)} OFFSET 0) AS {self.source}"
 
-    def _indexed(self, found: str) -> str:
-        """Return what the index has; OFFSET keeps the planner from reading the list in its order instead."""
-        return f"(SELECT * FROM {self.source} WHERE {found} OFFSET 0) AS {self.source}"
+    def _indexed(self, values: Sequence[object], words: str) -> tuple[Sequence[object], str]:
+        """Return what the index has of some words, with the statement's arguments.
+
+        OFFSET keeps the planner from reading the list in its order instead. Words that nearly every row has are left
+        out: to ask for the beginning of one, the index makes a note of every row.
+        """
+        found = self.filters[self.words].format(f"${len(values) + 1}")
+        return [*values, words], f"(SELECT * FROM {self.source} WHERE {found} OFFSET 0) AS {self.source}"
