@@ -6,6 +6,7 @@ in the transaction of the change itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,8 +60,7 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
         raise wishes.taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
         raise wishes.unknown_reference(error, body) from error
-    details = {**values, "names": [str(name) for name in values["names"]], "target_ids": body.target_ids}
-    await _record(tx, caller, "created", certificate_id, details)
+    await _record(tx, caller, "created", certificate_id, _told(body, values))
     job_ids = await bindings.request_issuance(tx, certificate_id, "created") if holders else []
     crash_point("certificate.created")
     return (await shown(tx, caller.actor, certificate_id) if holders else row), job_ids
@@ -87,7 +87,8 @@ async def change(ctx: Context, tx: Transaction, caller: Caller, before: Row, bod
     changed = wishes.changes(before, values)
     if not outdated and ("renewal_policy_id" in changed or before["archived_at"]):
         await bindings.reschedule(tx, certificate_id, await profiles.renewal_window(tx, body.renewal_policy_id))
-    await _record(tx, caller, "updated", certificate_id, {**changed, **moved.told})
+    told = {name: value for name, value in _told(body, values).items() if name in changed}
+    await _record(tx, caller, "updated", certificate_id, audit.Described({**told, **moved.told}))
     crash_point("certificate.changed")
     return moved.job_ids
 
@@ -171,6 +172,14 @@ async def _holders(conn: Connection, body: CertificateBody) -> list[str]:
     return sorted({*agent_of.values(), *([] if body.agent_id is None else [body.agent_id])})
 
 
-async def _record(tx: Transaction, caller: Caller, what: str, certificate_id: str, details: dict[str, Any]) -> None:
+def _told(body: CertificateBody, values: Mapping[str, Any]) -> audit.Described:
+    """Return what is wanted for the audit trail, defaults filled in."""
+    plain = {name: value for name, value in values.items() if name not in {"names", "tags"}}
+    return audit.described(body, **plain, names=[str(name) for name in values["names"]])
+
+
+async def _record(
+    tx: Transaction, caller: Caller, what: str, certificate_id: str, details: Mapping[str, object]
+) -> None:
     action = f"certificate.{what}"
     await audit.record(tx, caller.actor, action, "certificate", certificate_id, details, caller.request_id)
