@@ -23,7 +23,7 @@ PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
 $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
 
-BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet
+BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet api
 
 .PHONY: help
 help: ## Say what there is

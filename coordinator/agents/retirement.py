@@ -87,6 +87,7 @@ async def retire(
     if force and not reason.strip():
         raise InvalidInput.of("reason", "is required with force: it is kept with every job that is cancelled")
     async with ctx.db.transaction() as tx:
+        await changes.hold_certificates_of(tx, agent_id)
         await store.await_the_held_off(tx, agent_id)
         row = _found(await store.get(tx, agent_id, lock=True), agent_id)
         if row["retired_at"] is not None:

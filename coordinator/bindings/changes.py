@@ -1,8 +1,9 @@
 """What it means for the things that are wanted when a target or an agent changes or goes.
 
-Everything here happens in the transaction of the change itself. Jobs are locked before bindings and holders, issuances
-before deployments, as everywhere. Somebody who locked a holder earlier may have queued a job that the first look at the
-jobs could not see yet; so there is a second one when bindings and holders are gone.
+Everything here happens in the transaction of the change itself, which has the certificates locked before the target or
+agent, as whoever changes a certificate does: ``hold_certificate_of``, ``hold_certificates_of``. Jobs are locked before
+bindings and holders, issuances before deployments, as everywhere. Somebody who locked a holder earlier may have queued
+a job that the first look at the jobs could not see yet; so there is a second one when bindings and holders are gone.
 """
 
 from __future__ import annotations
@@ -32,11 +33,22 @@ class Released(NamedTuple):
     without_holder: list[str]
 
 
+async def hold_certificate_of(tx: Transaction, target_id: str) -> None:
+    """Lock the certificate that a target should serve: the first thing that a change of the target does."""
+    await store.lock_certificate_of_target(tx, target_id)
+
+
+async def hold_certificates_of(tx: Transaction, agent_id: str) -> None:
+    """Lock the certificates that an agent has to do with: the first thing that its retirement does."""
+    await store.lock_certificates_of_agent(tx, agent_id)
+
+
 async def release_agent(tx: Transaction, agent_id: str, failure: Failure) -> Released:
     """End the agent's jobs, bindings and holdings; certificates stay, some of them without anybody who has a key."""
     ended = await jobs.cancel_live(tx, failure, agent_id=agent_id)
     target_ids = await store.end_bindings_of(tx, agent_id)
     certificate_ids = await store.end_holders_of(tx, agent_id)
+    await store.no_longer_asked(tx, certificate_ids, agent_id)
     ended += await jobs.cancel_live(tx, failure, agent_id=agent_id)
     without = await store.without_holder(tx, certificate_ids)
     return Released(target_ids, certificate_ids, [row["id"] for row in ended], without)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from coordinator.context import Context
 
 log = structlog.get_logger()
+DEPLOYMENTS = store.DEPLOYMENTS
+"""The list of a certificate's bindings with their targets and versions."""
+CHANGED = "changed"
 _BATCH = 200
 
 
@@ -50,18 +53,87 @@ class IssuedVersion:
     renew_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Who shall serve a certificate, and who shall hold a key for it."""
+
+    certificate_id: str
+    target_ids: tuple[str, ...]
+    agent_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a change brought about: issuance jobs, and for the audit trail, who came and who went."""
+
+    job_ids: list[str]
+    told: dict[str, list[str]]
+
+
 async def bind(conn: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
     """Say who wants the certificate; raise ``InvalidInput`` for an agent that was retired."""
-    await agents.check_in_service(conn, agent_ids)
-    await store.bind(conn, certificate_id, target_ids, agent_ids)
+    if agent_ids:
+        await agents.check_in_service(conn, agent_ids)
+        await store.hold(conn, certificate_id, agent_ids)
+    if target_ids:
+        await store.bind(conn, certificate_id, target_ids)
 
 
-async def request_issuance(conn: Transaction, certificate_id: str, trigger: str) -> list[str]:
-    """Queue an issuance for every holder and return the job ids; a holder whose issuance is in hand keeps that one.
+async def rebind(tx: Transaction, wanted: Wanted, *, outdated_since: datetime | None) -> Moved:
+    """Make targets and holders of a locked certificate those that are wanted.
+
+    With ``outdated_since`` nothing that was issued is what is wanted any more: issuances in hand are cancelled and
+    every holder gets a new one. Otherwise new holders get one, and new targets are sent what their agent holds already.
+    """
+    certificate_id = wanted.certificate_id
+    targets = {row["target_id"] for row in await store.bindings_of(tx, [certificate_id])}
+    holders = set(await store.holder_agents(tx, certificate_id))
+    gone, left = sorted(targets - {*wanted.target_ids}), sorted(holders - {*wanted.agent_ids})
+    came = [target_id for target_id in wanted.target_ids if target_id not in targets]
+    new = [agent_id for agent_id in wanted.agent_ids if agent_id not in holders]
+    await _end(tx, certificate_id, gone, left)
+    await bind(tx, certificate_id, came, new)
+    if outdated_since is not None:
+        await jobs.cancel_issuances(tx, certificate_id)
+        # The loops look at this moment too, should a job be lost.
+        await store.outdate(tx, certificate_id, outdated_since)
+        job_ids = await request_issuance(tx, certificate_id, CHANGED)
+    else:
+        job_ids = await request_issuance(tx, certificate_id, CHANGED, new) if new else []
+        for binding in await store.want_what_is_held(tx, certificate_id):
+            await jobs.queue_deployment(tx, binding, CHANGED, await jobs.new_run(tx, binding))
+    tx.wake(RENEWALS_TOPIC)
+    told = {"bound": came, "unbound": gone, "no_holders": left, "job_ids": job_ids}
+    return Moved(job_ids, {name: ids for name, ids in told.items() if ids})
+
+
+async def release(tx: Transaction, certificate_id: str) -> None:
+    """End the bindings and jobs of a locked certificate. Who holds a version stays known and does not renew it."""
+    targets = [row["target_id"] for row in await store.bindings_of(tx, [certificate_id])]
+    await _end(tx, certificate_id, targets, await store.unissued_agents(tx, certificate_id))
+    await jobs.cancel_issuances(tx, certificate_id)
+    await store.set_renewals(tx, certificate_id, dict.fromkeys(await store.holder_agents(tx, certificate_id)))
+
+
+async def _end(tx: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
+    """End bindings and holders with their live jobs."""
+    if not target_ids and not agent_ids:
+        return
+    # Jobs before bindings, as in a report; and again, since a loop may just have queued one for what ends here.
+    await jobs.cancel_for(tx, certificate_id, target_ids, agent_ids)
+    await store.unbind(tx, certificate_id, target_ids)
+    await store.drop_holders(tx, certificate_id, agent_ids)
+    await jobs.cancel_for(tx, certificate_id, target_ids, agent_ids)
+
+
+async def request_issuance(
+    conn: Transaction, certificate_id: str, trigger: str, agent_ids: Sequence[str] = ()
+) -> list[str]:
+    """Queue an issuance for every holder, or for these; return the job ids. One whose issuance is in hand keeps that.
 
     All belong to one run: that of an issuance in hand, or the first new job's.
     """
-    holders = await store.holder_agents(conn, certificate_id)
+    holders = agent_ids or await store.holder_agents(conn, certificate_id)
     in_hand = await jobs.renewals_in_hand(conn, certificate_id)
     run_id = next((str(job["run_id"]) for job in in_hand.values()), "")
     while missing := [agent_id for agent_id in holders if agent_id not in in_hand]:
@@ -93,6 +165,7 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
     ``StaleLease`` when the job ended or was leased anew meanwhile.
     """
     async with ctx.db.transaction() as conn:
+        await store.lock_certificate_of(conn, job_id)  # before the job, as whoever changes the certificate does
         job = await jobs.lock_for_worker(conn, job_id, actor.id)
         report = await _verified(conn, actor, job_id, signed)
         jobs.check_lease(job, report.lease_epoch)
@@ -217,11 +290,11 @@ async def reconcile(ctx: Context) -> int:
     return len(silent) + orphans + len(unissued) + len(unserved)
 
 
-async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
-    """Return the holders of some certificates with their newest versions."""
-    return await store.holders_of(conn, certificate_ids)
-
-
 async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
     """Return the bindings of some certificates."""
     return await store.bindings_of(conn, certificate_ids)
+
+
+async def lock_certificate_of(tx: Transaction, job_id: str) -> None:
+    """Lock the certificate that a job is about: whoever locks the job and changes holders or bindings does so first."""
+    await store.lock_certificate_of(tx, job_id)

@@ -2,20 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Listing, Sort
+
+DEPLOYMENTS = Listing(
+    """target_id AS id, target_id, targets.name AS target_name, type AS target_type, targets.agent_id,
+      desired_version_id, desired.generation AS desired_generation, served_version_id,
+      served.generation AS served_generation, served.not_after AS served_until, served_at, failures, reason""",
+    """bindings JOIN targets ON targets.id = target_id
+      LEFT JOIN certificate_versions AS desired ON desired.id = desired_version_id
+      LEFT JOIN certificate_versions AS served ON served.id = served_version_id""",
+    "tgt",
+    filters={"certificate_id": "bindings.certificate_id = {}"},
+    sorts={"target_name": Sort("targets.name")},
+    id="target_id",
+)
 
 
-async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]) -> None:
-    """Say that these targets want the certificate, and that these agents hold a key for it."""
+async def lock_certificate_of(conn: Connection, job_id: str) -> None:
+    """Lock the certificate that a job is about; jobs that name it may still come in."""
+    await conn.execute(
+        "SELECT FROM certificates WHERE id = (SELECT certificate_id FROM jobs WHERE id = $1) FOR NO KEY UPDATE", job_id
+    )
+
+
+async def lock_certificate_of_target(conn: Connection, target_id: str) -> None:
+    """Lock the certificate that a target should serve, if any."""
+    await conn.execute(
+        """
+        SELECT FROM certificates WHERE id = (SELECT certificate_id FROM bindings WHERE target_id = $1)
+        FOR NO KEY UPDATE
+        """,
+        target_id,
+    )
+
+
+async def lock_certificates_of_agent(conn: Connection, agent_id: str) -> None:
+    """Lock the certificates that an agent holds or that one of its targets should serve."""
+    await conn.execute(
+        """
+        SELECT FROM certificates WHERE id IN (
+          SELECT certificate_id FROM holders WHERE agent_id = $1
+          UNION SELECT certificate_id FROM bindings JOIN targets ON targets.id = target_id
+          WHERE targets.agent_id = $1)
+        ORDER BY id FOR NO KEY UPDATE
+        """,
+        agent_id,
+    )
+
+
+async def no_longer_asked(conn: Connection, certificate_ids: Sequence[str], agent_id: str) -> None:
+    """Forget that certificates name an agent that holds them whatever their targets are."""
+    await conn.execute(
+        "UPDATE certificates SET agent_id = NULL WHERE id = ANY($1) AND agent_id = $2", certificate_ids, agent_id
+    )
+
+
+async def hold(conn: Connection, certificate_id: str, agent_ids: Sequence[str]) -> None:
+    """Say that these agents hold a key for the certificate."""
     await conn.execute(
         "INSERT INTO holders (certificate_id, agent_id) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
         certificate_id,
         agent_ids,
     )
+
+
+async def drop_holders(conn: Connection, certificate_id: str, agent_ids: Sequence[str]) -> None:
+    """Say that these agents hold no key for the certificate any more."""
+    await conn.execute(
+        "DELETE FROM holders WHERE certificate_id = $1 AND agent_id = ANY($2)", certificate_id, agent_ids
+    )
+
+
+async def unbind(conn: Connection, certificate_id: str, target_ids: Sequence[str]) -> None:
+    """Say that these targets do not want the certificate any more."""
+    await conn.execute(
+        "DELETE FROM bindings WHERE certificate_id = $1 AND target_id = ANY($2)", certificate_id, target_ids
+    )
+
+
+async def outdate(conn: Connection, certificate_id: str, now: datetime) -> None:
+    """Have whatever is held of the certificate be due now; what failed before says nothing of what is wanted now."""
+    await conn.execute(
+        """
+        UPDATE holders SET failures = 0, reason = '',
+          renew_at = CASE WHEN version_id IS NOT NULL THEN $2::timestamptz END
+        WHERE certificate_id = $1
+        """,
+        certificate_id,
+        now,
+    )
+
+
+async def want_what_is_held(conn: Connection, certificate_id: str) -> list[Row]:
+    """Make the agent's newest version what its targets without one want; return those bindings."""
+    return await conn.fetch(
+        """
+        UPDATE bindings SET desired_version_id = holders.version_id, reason = 'deployment is queued'
+        FROM targets, holders
+        WHERE bindings.certificate_id = $1 AND targets.id = bindings.target_id AND holders.certificate_id = $1
+          AND holders.agent_id = targets.agent_id AND desired_version_id IS NULL AND holders.version_id IS NOT NULL
+        RETURNING bindings.certificate_id, target_id, targets.agent_id, desired_version_id
+        """,
+        certificate_id,
+    )
+
+
+async def set_renewals(conn: Connection, certificate_id: str, due: Mapping[str, datetime | None]) -> None:
+    """Say when holders of the certificate are due; None is never."""
+    await conn.execute(
+        """
+        UPDATE holders SET renew_at = wanted.due FROM unnest($2::text[], $3::timestamptz[]) AS wanted (agent_id, due)
+        WHERE certificate_id = $1 AND holders.agent_id = wanted.agent_id
+        """,
+        certificate_id,
+        list(due),
+        list(due.values()),
+    )
+
+
+async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str]) -> None:
+    """Say that these targets want the certificate."""
     await conn.execute(
         """
         INSERT INTO bindings (certificate_id, target_id) SELECT $1, unnest($2::text[])
@@ -24,6 +135,15 @@ async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str],
         certificate_id,
         target_ids,
     )
+
+
+async def unissued_agents(conn: Connection, certificate_id: str) -> list[str]:
+    """Return the agents that shall hold a key for the certificate and have nothing yet, in a fixed order."""
+    rows = await conn.fetch(
+        "SELECT agent_id FROM holders WHERE certificate_id = $1 AND version_id IS NULL ORDER BY agent_id",
+        certificate_id,
+    )
+    return [row["agent_id"] for row in rows]
 
 
 async def holder_agents(conn: Connection, certificate_id: str) -> list[str]:
@@ -174,23 +294,6 @@ async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[
         JOIN certificates ON certificates.id = certificate_id
         JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         WHERE certificate_id = ANY($1) ORDER BY certificate_id, target_id
-        """,
-        certificate_ids,
-    )
-
-
-async def holders_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
-    """Return the holders of some certificates with what their newest version says."""
-    return await conn.fetch(
-        """
-        SELECT holders.certificate_id, holders.agent_id, holders.version_id, renew_at, failures, reason, generation,
-          serial, fingerprint, not_before, not_after, revoked_at, failures > max_retries AS failing,
-          greatest(not_before, versions.created_at) AS issued_at,
-          alert_thresholds_days, alert_severity_map, alert_channels
-        FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
-        JOIN certificates ON certificates.id = holders.certificate_id
-        JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
-        WHERE holders.certificate_id = ANY($1) ORDER BY holders.certificate_id, holders.agent_id
         """,
         certificate_ids,
     )

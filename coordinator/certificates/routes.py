@@ -1,185 +1,154 @@
-"""Certificates: list, get, create, versions, renew."""
+"""Certificates: list, get, create, change, archive, renew."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
 import msgspec
 
-from coordinator.certificates import service, store
-from coordinator.certificates.status import Status
-from coordinator.database.connection import Connection
+from coordinator.certificates import queries, service, store, wishes
+from coordinator.certificates.queries import CertificateQuery
+from coordinator.certificates.service import Caller
+from coordinator.certificates.views import (
+    Certificate,
+    CertificateBody,
+    Changed,
+    CreateCertificate,
+    PatchCertificate,
+    Renewal,
+)
+from coordinator.context import Context
+from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.profiles.service import Lifetime
-from coordinator.web.paging import Page, PageQuery, Shape, read_page
+from coordinator.web import etag
+from coordinator.web.paging import Page, Shape, read_page
+from coordinator.web.resource import merged
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
-from core.certificates import chain_to_pem
-from core.errors import Conflict, NotFound, Refused
-from core.keys import KeyAlgorithm
+from core.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Refused
 
-if TYPE_CHECKING:
-    from coordinator.context import Context
-
-Short = Annotated[str, msgspec.Meta(max_length=128)]
+_OWN = {"sans", "target_ids", "status"}
+"""Fields of the answer that are not columns of the row."""
 
 
-class Certificate(msgspec.Struct):
-    """What is wanted and how it stands; ``status`` has two axes, life and service."""
+class ArchiveQuery(Strict):
+    """``force`` archives what is still served."""
 
-    id: str
-    name: str
-    common_name: str
-    sans: list[str]
-    profile_id: str
-    issuer_id: str
-    renewal_policy_id: str
-    owner_id: str
-    team_id: str
-    environment: str
-    tags: dict[str, str]
-    key_algorithm: str
-    lifetime_s: int
-    created_at: datetime
-    updated_at: datetime
-    status: Status
+    force: bool = False
 
 
-class CreateCertificate(Strict):
-    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
-
-    common_name: str
-    sans: tuple[str, ...] = ()
-    id: str | None = None
-    name: Short = ""
-    profile_id: str = "prof-default"
-    issuer_id: str | None = None
-    renewal_policy_id: str = "rp-default"
-    owner_id: str = "default"
-    team_id: str = "default"
-    environment: Short = ""
-    tags: dict[Short, Annotated[str, msgspec.Meta(max_length=1000)]] = msgspec.field(default_factory=dict)
-    key_algorithm: KeyAlgorithm | None = None
-    lifetime_s: Lifetime | None = None
-    target_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=500)] = ()
-    agent_id: str | None = None
-
-
-class Created(msgspec.Struct):
-    """A new certificate and the jobs that its issuance started with; the first one's id names the run to follow."""
-
-    certificate: Certificate
-    job_ids: list[str]
-
-
-class Renewal(msgspec.Struct):
-    """The issuance jobs of a renewal; ``run_id`` is what to follow."""
-
-    certificate_id: str
-    job_ids: list[str]
-    run_id: str
-
-
-class Version(msgspec.Struct):
-    """One issued certificate; ``pem`` is leaf first, without the root."""
-
-    id: str
-    certificate_id: str
-    generation: int
-    holder: str
-    issuer_id: str
-    serial: str
-    fingerprint: str
-    spki_sha256: str
-    key_algorithm: str
-    not_before: datetime
-    not_after: datetime
-    revoked_at: datetime | None
-    created_at: datetime
-    pem: str
-
-
-class CertificateQuery(PageQuery):
-    """Filters of the certificate list."""
-
-    common_name: str | None = None
-    environment: str | None = None
-    agent_id: str | None = None
-
-
-def _shape(row: Row, status: Status) -> Certificate:
-    fields = {name: row[name] for name in Certificate.__struct_fields__ if name not in {"sans", "status"}}
-    return Certificate(**fields, sans=[name["value"] for name in row["names"]], status=status)
-
-
-def _version(row: Row) -> Version:
-    fields = {name: row[name] for name in Version.__struct_fields__ if name != "pem"}
-    return Version(**fields, pem=chain_to_pem((row["der"], *row["issuers"])).decode())
+def _shape(row: Row, now: datetime) -> Certificate:
+    status = service.status_of(row, now)
+    fields = {name: row[name] for name in Certificate.__struct_fields__ if name not in _OWN}
+    target_ids = [binding.target_id for binding in status.bindings]
+    sans = [name["value"] for name in row["names"]]
+    return Certificate(**fields, sans=sans, target_ids=target_ids, status=status)
 
 
 async def list_certificates(call: Call[NoBody, CertificateQuery]) -> Page[Certificate] | Streamed:
-    """List certificates, newest first."""
-    return await read_page(call, store.LISTING, Certificate, _shapes(call.ctx))
+    """List certificates, newest first; archived ones only with ``archived``."""
+    conditions = queries.conditions(call.query, call.ctx.clock.now())
+    return await read_page(call, store.LISTING, Certificate, _shapes(call.ctx), **conditions)
 
 
 def _shapes(ctx: Context) -> Shape[Certificate]:
-    async def shape(conn: Connection, rows: Sequence[Row]) -> list[Certificate]:
-        stand = await service.statuses(ctx, conn, [row["id"] for row in rows])
-        return [_shape(row, stand[row["id"]]) for row in rows]
+    async def shape(_conn: Connection, rows: Sequence[Row]) -> list[Certificate]:
+        now = ctx.clock.now()
+        return [_shape(row, now) for row in rows]
 
     return shape
 
 
 async def get(call: Call[NoBody, NoQuery]) -> Certificate:
-    """Return one certificate."""
+    """Return one certificate; its ETag is its revision."""
     async with call.ctx.db.connection() as conn:
-        return await _get(call.ctx, conn, call.path["certificate_id"])
+        return await _one(call, conn, _id(call))
 
 
-async def _get(ctx: Context, conn: Connection, certificate_id: str) -> Certificate:
-    row = await store.get(conn, certificate_id)
-    if row is None:
-        detail = f"there is no certificate {certificate_id}"
-        raise NotFound(detail)
-    stand = await service.statuses(ctx, conn, [certificate_id])
-    return _shape(row, stand[certificate_id])
+async def _one(call: Call[Any, Any], conn: Connection, certificate_id: str) -> Certificate:
+    return _shape(await service.shown(conn, call.actor, certificate_id), call.ctx.clock.now())
 
 
-async def create(call: Call[CreateCertificate, NoQuery]) -> Created:
+async def create(call: Call[CreateCertificate, NoQuery]) -> Changed:
     """Take a certificate into the inventory."""
-    wish = msgspec.convert(msgspec.to_builtins(call.body), service.Wish)
-    certificate_id, job_ids = await service.create(call.tx, call.actor, wish, call.request_id)
-    return Created(await _get(call.ctx, call.tx, certificate_id), job_ids)
+    row, job_ids = await service.create(call.tx, _caller(call), call.body, call.body.id)
+    return Changed(_shape(row, call.ctx.clock.now()), job_ids)
 
 
-async def _versions(_conn: Connection, rows: Sequence[Row]) -> list[Version]:
-    return [_version(row) for row in rows]
+async def replace(call: Call[CertificateBody, NoQuery]) -> Changed:
+    """Replace what is wanted; what is left out takes its default again.
+
+    A change of names, key, lifetime, profile or issuer starts a new issuance. A target that is left out is left alone
+    from then on: it keeps what it serves, and its deployments are cancelled.
+    """
+
+    async def body_of(_tx: Transaction, row: Row) -> CertificateBody:
+        service.check_live(row)
+        return call.body
+
+    return await _change(call, body_of)
 
 
-async def list_versions(call: Call[NoBody, PageQuery]) -> Page[Version] | Streamed:
-    """List what was issued, newest first."""
-    certificate_id = call.path["certificate_id"]
-    async with call.ctx.db.connection() as conn:
-        if await store.get(conn, certificate_id) is None:
-            detail = f"there is no certificate {certificate_id}"
-            raise NotFound(detail)
-    return await read_page(call, store.VERSIONS, Version, _versions, certificate_id=certificate_id)
+async def merge(call: Call[Any, NoQuery]) -> Changed:
+    """Change the named fields (RFC 7396), as a replacement of the whole by the result would."""
+    patch = call.body
+
+    async def body_of(tx: Transaction, row: Row) -> CertificateBody:
+        if patch.archived is True:
+            raise InvalidInput.of("archived", "is set by DELETE, which says what stands in the way")
+        if patch.archived is msgspec.UNSET:
+            service.check_live(row)
+        fields = wishes.present(row, await service.target_ids(tx, row["id"]))
+        return merged(CertificateBody, fields, msgspec.structs.replace(patch, archived=msgspec.UNSET))
+
+    return await _change(call, body_of)
+
+
+async def _change(call: Call[Any, Any], body_of: Callable[[Transaction, Row], Any]) -> Changed:
+    async with call.ctx.db.transaction() as tx:
+        before = await service.locked(tx, call.actor, _id(call))
+        etag.check(call, before)
+        job_ids = await service.change(call.ctx, tx, _caller(call), before, await body_of(tx, before))
+        return Changed(await _one(call, tx, before["id"]), job_ids)
+
+
+async def archive(call: Call[NoBody, ArchiveQuery]) -> None:
+    """Archive a certificate: its bindings and jobs end and it is not renewed. Versions and history stay.
+
+    Refused while targets serve it, unless ``force`` is given.
+    """
+    async with call.ctx.db.transaction() as tx:
+        row = await service.locked(tx, call.actor, _id(call))
+        etag.check(call, row)
+        if row["archived_at"] is None:
+            await service.archive(call.ctx, tx, _caller(call), row, force=call.query.force)
 
 
 async def renew(call: Call[NoBody, NoQuery]) -> Renewal:
     """Renew now."""
-    certificate_id = call.path["certificate_id"]
-    job_ids = await service.renew(call.tx, call.actor, certificate_id, call.request_id)
-    return Renewal(certificate_id, job_ids, await service.run_of(call.tx, job_ids[0]))
+    row = await service.locked(call.tx, call.actor, _id(call))
+    job_ids = await service.renew(call.tx, _caller(call), row)
+    return Renewal(row["id"], job_ids, await service.run_of(call.tx, job_ids[0]))
 
 
+def _id(call: Call[Any, Any]) -> str:
+    return call.path["certificate_id"]
+
+
+def _caller(call: Call[Any, Any]) -> Caller:
+    return Caller(call.actor, call.request_id)
+
+
+_ALL = "/api/v1/certificates"
 _ONE = "/api/v1/certificates/{certificate_id}"
+_WRITE = Permission.CERTIFICATES_WRITE
+_CHANGES = (NotFound, PreconditionFailed, Conflict, Refused)
 
 ROUTES = [
     Route(
         "GET",
-        "/api/v1/certificates",
+        _ALL,
         list_certificates,
         Permission.READ,
         "List certificates",
@@ -188,34 +157,37 @@ ROUTES = [
     ),
     Route(
         "POST",
-        "/api/v1/certificates",
+        _ALL,
         create,
-        Permission.CERTIFICATES_WRITE,
+        _WRITE,
         "Add a certificate",
-        Created,
+        Changed,
         request=CreateCertificate,
         status=201,
         errors=(Conflict, Refused),
     ),
     Route("GET", _ONE, get, Permission.READ, "Get a certificate", Certificate, errors=(NotFound,)),
+    Route("PUT", _ONE, replace, _WRITE, "Replace a certificate", Changed, request=CertificateBody, errors=_CHANGES),
     Route(
-        "GET",
-        f"{_ONE}/versions",
-        list_versions,
-        Permission.READ,
-        "List issued versions",
-        Page[Version],
-        query=PageQuery,
-        errors=(NotFound,),
+        "PATCH",
+        _ONE,
+        merge,
+        _WRITE,
+        "Change parts of a certificate",
+        Changed,
+        request=PatchCertificate,
+        errors=_CHANGES,
     ),
     Route(
-        "POST",
-        f"{_ONE}/renew",
-        renew,
-        Permission.CERTIFICATES_WRITE,
-        "Renew now",
-        Renewal,
-        status=202,
-        errors=(NotFound, Conflict),
+        "DELETE",
+        _ONE,
+        archive,
+        _WRITE,
+        "Archive a certificate",
+        None,
+        query=ArchiveQuery,
+        status=204,
+        errors=(NotFound, PreconditionFailed, Conflict),
     ),
+    Route("POST", f"{_ONE}/renew", renew, _WRITE, "Renew now", Renewal, status=202, errors=(NotFound, Conflict)),
 ]

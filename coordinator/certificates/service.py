@@ -1,170 +1,191 @@
-"""Wanting a certificate, wanting it anew, and saying how it stands."""
+"""Wanting a certificate, wanting it otherwise, anew or no longer, and saying how it stands.
+
+Each of these locks the certificate before anything else. What a change means for holders, targets and jobs is settled
+in the transaction of the change itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
-from coordinator.certificates import store
-from coordinator.certificates.status import Status, status
+from coordinator.certificates import store, wishes
+from coordinator.certificates.status import Binding, Holder, Status, status
+from coordinator.certificates.views import CertificateBody
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
 from coordinator.policies import service as policies
-from coordinator.profiles import service as profiles
+from coordinator.renewal_policies import service as renewal_policies
 from coordinator.targets import service as targets
+from coordinator.web.scope import check_inside, visible
 from coordinator.web.table import Actor
+from core.alerts import AlertRules
 from core.crash import crash_point
-from core.errors import Conflict, FieldError, InvalidInput, NotFound
+from core.errors import Conflict
 from core.ids import check_chosen, new_id
-from core.names import Name, NameKind, parse_name
 
 if TYPE_CHECKING:
     from coordinator.context import Context
 
-MOST_NAMES = 100
+_SOME = 5
+_HOLDERS, _BINDINGS = msgspec.json.Decoder(list[Holder]), msgspec.json.Decoder(list[Binding])
+_RULES = msgspec.json.Decoder(AlertRules)
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """What the caller wants; empty fields take the profile's or the ready-made value."""
+class Caller(NamedTuple):
+    """Who asks, and under which request; both stand in the audit trail."""
 
-    common_name: str
-    sans: tuple[str, ...]
-    id: str | None
-    name: str
-    profile_id: str
-    issuer_id: str | None
-    renewal_policy_id: str
-    owner_id: str
-    team_id: str
-    environment: str
-    tags: dict[str, str]
-    key_algorithm: str | None
-    lifetime_s: int | None
-    target_ids: tuple[str, ...]
-    agent_id: str | None
+    actor: Actor
+    request_id: str
 
 
-async def create(tx: Transaction, actor: Actor, wish: Wish, request_id: str) -> tuple[str, list[str]]:
-    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return id and jobs.
+async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen: str | None) -> tuple[Row, list[str]]:
+    """Take a certificate into the inventory and, when somebody shall hold it, start its issuance; return row and jobs.
 
     Raises ``InvalidInput`` for names and references that do not exist, ``Refused`` for what the profile or a rule
-    forbids, ``Conflict`` for a chosen id that is taken.
+    forbids, ``Conflict`` for a chosen id that is taken, ``Forbidden`` for one that the caller would not see.
     """
-    certificate_id = check_chosen("mc", wish.id) if wish.id is not None else new_id("mc")
-    names = wanted_names(wish.common_name, wish.sans)
-    row = await _row(tx, certificate_id, wish, names)
-    agent_of = await targets.agents_of(tx, wish.target_ids)
-    holders = sorted({*agent_of.values(), *([] if wish.agent_id is None else [wish.agent_id])})
+    certificate_id = check_chosen("mc", chosen) if chosen is not None else new_id("mc")
+    check_inside(caller.actor, body.team_id, body.environment)
+    values = await wishes.row_of(tx, body)
+    holders = await _holders(tx, body)
     try:
-        await store.insert(tx, row)
+        row = await store.TABLE.insert(tx, certificate_id, values)
         await policies.check(tx, certificate_id)
-        await bindings.bind(tx, certificate_id, wish.target_ids, holders)
+        await bindings.bind(tx, certificate_id, body.target_ids, holders)
     except driver.UniqueViolation as error:
-        raise _taken(error, certificate_id) from error
+        raise wishes.taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
-        raise _unknown_reference(error, wish) from error
-    told = {field: value for field, value in row.items() if field not in {"names", "tags"}}
-    details = audit.described(wish, **told, names=[str(name) for name in names])
-    await audit.record(tx, actor, "certificate.created", "certificate", certificate_id, details, request_id)
-    job_ids = await bindings.request_issuance(tx, certificate_id, "created")
+        raise wishes.unknown_reference(error, body) from error
+    await _record(tx, caller, "created", certificate_id, _told(body, values))
+    job_ids = await bindings.request_issuance(tx, certificate_id, "created") if holders else []
     crash_point("certificate.created")
-    return certificate_id, job_ids
+    return (await shown(tx, caller.actor, certificate_id) if holders else row), job_ids
 
 
-def wanted_names(common_name: str, sans: Sequence[str]) -> tuple[Name, ...]:
-    """Return the certificate's names in canonical form without repetitions, the common name first."""
-    if len(sans) > MOST_NAMES:
-        raise InvalidInput.of("sans", f"holds {len(sans)} names; a certificate has at most {MOST_NAMES}")
-    first = parse_name(common_name, field="common_name")
-    if first.kind is NameKind.URI:
-        raise InvalidInput.of("common_name", "is a URI; put it into sans and give a host name, address or e-mail here")
-    others = (parse_name(text, field=f"sans[{place}]") for place, text in enumerate(sans))
-    return tuple(dict.fromkeys((first, *others)))
+async def change(ctx: Context, tx: Transaction, caller: Caller, before: Row, body: CertificateBody) -> list[str]:
+    """Want a locked certificate otherwise; return the jobs of the issuance that this started, if any.
+
+    Raises what ``create`` does. An archived one is taken up again.
+    """
+    certificate_id = before["id"]
+    check_inside(caller.actor, body.team_id, body.environment)
+    values = await wishes.row_of(tx, body, before)
+    holders = await _holders(tx, body)
+    outdated = wishes.content_differs(before, values)
+    wanted = bindings.Wanted(certificate_id, tuple(dict.fromkeys(body.target_ids)), tuple(holders))
+    try:
+        await store.TABLE.replace(tx, certificate_id, values)
+        await policies.check(tx, certificate_id)
+        moved = await bindings.rebind(tx, wanted, outdated_since=ctx.clock.now() if outdated else None)
+    except driver.UniqueViolation as error:
+        raise wishes.taken(error, certificate_id) from error
+    except driver.ForeignKeyViolation as error:
+        raise wishes.unknown_reference(error, body) from error
+    changed = wishes.changes(before, values)
+    if not outdated and ("renewal_policy_id" in changed or before["archived_at"]):
+        await renewal_policies.certificate_changed(tx, certificate_id)
+    told = {name: value for name, value in _told(body, values).items() if name in changed}
+    await _record(tx, caller, "updated", certificate_id, audit.Described({**told, **moved.told}))
+    crash_point("certificate.changed")
+    return moved.job_ids
 
 
-async def _row(tx: Transaction, certificate_id: str, wish: Wish, names: tuple[Name, ...]) -> dict[str, Any]:
-    profile = await profiles.get(tx, wish.profile_id)
-    if profile is None:
-        raise InvalidInput.of("profile_id", f"there is no profile {wish.profile_id}")
-    key_algorithm = wish.key_algorithm or profile.key_algorithms[0]
-    lifetime_s = wish.lifetime_s or profile.default_lifetime_s
-    issuer_id = profile.default_issuer_id if wish.issuer_id is None else wish.issuer_id
-    profile.check(names, key_algorithm, lifetime_s, issuer_id)
-    return {
-        "id": certificate_id,
-        "name": wish.name or names[0].value,
-        "common_name": names[0].value,
-        "names": names,
-        "profile_id": profile.id,
-        "issuer_id": issuer_id,
-        "renewal_policy_id": wish.renewal_policy_id,
-        "owner_id": wish.owner_id,
-        "team_id": wish.team_id,
-        "environment": wish.environment,
-        "tags": wish.tags,
-        "key_algorithm": key_algorithm,
-        "lifetime_s": lifetime_s,
-    }
+async def archive(ctx: Context, tx: Transaction, caller: Caller, before: Row, *, force: bool) -> None:
+    """Want a locked certificate no longer: its jobs and bindings end, its holders do not renew.
+
+    Raises ``Conflict`` that names the targets which serve it, unless ``force`` says that it shall end nevertheless.
+    """
+    certificate_id, served = before["id"], list[str]()
+    for binding in await bindings.bindings_of(tx, [certificate_id]):
+        if binding["served_version_id"] is not None:
+            served.append(f"{binding['target_name']} ({binding['target_id']})")
+    if served and not force:
+        some = ", ".join(served[:_SOME]) + (", …" if len(served) > _SOME else "")
+        detail = (
+            f"{certificate_id} is served by {len(served)} targets: {some}; give them another one, or use force=true"
+        )
+        raise Conflict(detail)
+    values = {column: before[column] for column in store.TABLE.columns}
+    await store.TABLE.replace(tx, certificate_id, {**values, "archived_at": ctx.clock.now()})
+    await bindings.release(tx, certificate_id)
+    await _record(tx, caller, "archived", certificate_id, {"served_by": served, "force": force})
+    crash_point("certificate.archived")
 
 
-def _taken(error: Exception, certificate_id: str) -> Conflict:
-    if getattr(error, "constraint_name", "") == "bindings_target":
-        problem = "one of these targets serves another certificate already; a target takes one, so make another target"
-        return Conflict(f"target_ids: {problem}", errors=(FieldError("target_ids", problem),))
-    return Conflict(f"a certificate with the id {certificate_id} is there already")
-
-
-def _unknown_reference(error: Exception, wish: Wish) -> InvalidInput:
-    """Say which of the named things does not exist; the database names the constraint, we name the field."""
-    constraint = str(getattr(error, "constraint_name", ""))
-    fields = ("issuer_id", "renewal_policy_id", "owner_id", "team_id", "agent_id")
-    field = next((name for name in fields if name in constraint), "id")
-    return InvalidInput(
-        f"{field}: there is no {getattr(wish, field)}",
-        errors=(FieldError(field, f"there is no {getattr(wish, field)}"),),
-    )
-
-
-async def renew(tx: Transaction, actor: Actor, certificate_id: str, request_id: str) -> list[str]:
-    """Start a renewal now; return the ids of the issuance jobs, those already in hand included."""
-    await locked(tx, certificate_id)
+async def renew(tx: Transaction, caller: Caller, row: Row) -> list[str]:
+    """Start a renewal of a locked certificate; return the ids of the issuance jobs, those already in hand included."""
+    certificate_id = row["id"]
+    check_live(row)
     job_ids = await bindings.request_issuance(tx, certificate_id, "requested")
     if not job_ids:
         detail = f"certificate {certificate_id} has no holder: bind it to a target or an agent first"
         raise Conflict(detail)
-    details = {"job_ids": job_ids}
-    await audit.record(tx, actor, "certificate.renewal_requested", "certificate", certificate_id, details, request_id)
+    await _record(tx, caller, "renewal_requested", certificate_id, {"job_ids": job_ids})
     crash_point("certificate.renewal_requested")
     return job_ids
 
 
-async def locked(tx: Transaction, certificate_id: str) -> Row:
+def check_live(row: Row) -> None:
+    """Raise ``Conflict`` for an archived certificate."""
+    if row["archived_at"] is not None:
+        detail = f"certificate {row['id']} is archived; take it up again first: PATCH with archived false"
+        raise Conflict(detail)
+
+
+async def locked(tx: Transaction, actor: Actor, certificate_id: str) -> Row:
     """Return a certificate's row, locked; raise ``NotFound``."""
-    row = await store.get(tx, certificate_id, lock=True)
-    if row is None:
-        detail = f"there is no certificate {certificate_id}"
-        raise NotFound(detail)
-    return row
+    return visible(actor, await store.TABLE.get(tx, certificate_id, lock=True), f"certificate {certificate_id}")
 
 
-async def statuses(ctx: Context, conn: Connection, certificate_ids: Sequence[str]) -> dict[str, Status]:
-    """Return how some certificates stand, in two queries for any number of them."""
-    holders: dict[str, list[Row]] = {certificate_id: [] for certificate_id in certificate_ids}
-    bound: dict[str, list[Row]] = {certificate_id: [] for certificate_id in certificate_ids}
-    for row in await bindings.holders_of(conn, certificate_ids):
-        holders[row["certificate_id"]].append(row)
-    for row in await bindings.bindings_of(conn, certificate_ids):
-        bound[row["certificate_id"]].append(row)
-    now = ctx.clock.now()
-    return {key: status(holders[key], bound[key], now) for key in certificate_ids}
+async def found(conn: Connection, actor: Actor, certificate_id: str) -> Row:
+    """Return a certificate's row; raise ``NotFound``."""
+    return visible(actor, await store.TABLE.get(conn, certificate_id), f"certificate {certificate_id}")
+
+
+async def shown(conn: Connection, actor: Actor, certificate_id: str) -> Row:
+    """Return a certificate's row with its holders and bindings; raise ``NotFound``."""
+    return visible(actor, await store.shown(conn, certificate_id), f"certificate {certificate_id}")
+
+
+def status_of(row: Row, now: datetime) -> Status:
+    """Return how a certificate stands whose row was read with its holders and bindings, if it has any."""
+    held, bound, rules = row.get("holders") or "[]", row.get("bindings") or "[]", row.get("alert_rules")
+    alerts = _RULES.decode(rules) if rules else AlertRules((), {}, {})
+    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now)
+
+
+async def target_ids(conn: Connection, certificate_id: str) -> list[str]:
+    """Return the targets that should serve a certificate."""
+    return [row["target_id"] for row in await bindings.bindings_of(conn, [certificate_id])]
 
 
 async def run_of(conn: Connection, job_id: str) -> str:
     """Return the run that a job belongs to."""
     return await jobs.run_of(conn, job_id)
+
+
+async def _holders(conn: Connection, body: CertificateBody) -> list[str]:
+    """Return the agents that shall hold a key: those of the targets, and the one that was named."""
+    agent_of = await targets.agents_of(conn, body.target_ids) if body.target_ids else {}
+    return sorted({*agent_of.values(), *([] if body.agent_id is None else [body.agent_id])})
+
+
+def _told(body: CertificateBody, values: Mapping[str, Any]) -> audit.Described:
+    """Return what is wanted for the audit trail, defaults filled in."""
+    plain = {name: value for name, value in values.items() if name not in {"names", "tags"}}
+    return audit.described(body, **plain, names=[str(name) for name in values["names"]])
+
+
+async def _record(
+    tx: Transaction, caller: Caller, what: str, certificate_id: str, details: Mapping[str, object]
+) -> None:
+    action = f"certificate.{what}"
+    await audit.record(tx, caller.actor, action, "certificate", certificate_id, details, caller.request_id)

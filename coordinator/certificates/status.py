@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from coordinator.database.driver import Record as Row
 from core.alerts import Alert, AlertRules
 
-T = TypeVar("T", bound=msgspec.Struct)
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
 Service = Literal["served", "partly", "outdated", "not served", "unknown"]
 """``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
@@ -30,7 +28,9 @@ class Holder(msgspec.Struct):
     fingerprint: str | None
     not_before: datetime | None
     not_after: datetime | None
+    issued_at: datetime | None
     renew_at: datetime | None
+    revoked_at: datetime | None
     failures: int
     failing: bool
     reason: str
@@ -70,14 +70,17 @@ class Status(msgspec.Struct):
     bindings: list[Binding]
 
 
-def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> Status:
-    """Return how a certificate with these holders and bindings stands at ``now``."""
-    served = [b for b in bindings if b["desired_version_id"] and b["served_version_id"] == b["desired_version_id"]]
-    before = [b for b in bindings if b["served_version_id"]]
-    issued = any(b["desired_version_id"] for b in bindings)
-    ends = [h["not_after"] for h in holders if h["not_after"]]
-    due = [h["renew_at"] for h in holders if h["renew_at"]]
-    reasons = [row["reason"] for row in (*holders, *bindings) if row["reason"]]
+def status(holders: Sequence[Holder], bindings: Sequence[Binding], rules: AlertRules, now: datetime) -> Status:
+    """Return how a certificate with these holders and bindings stands at ``now``; ``rules`` are its policy's.
+
+    The function ``stand_anew`` of the schema follows the same rules, for lists.
+    """
+    served = [b for b in bindings if b.desired_version_id and b.served_version_id == b.desired_version_id]
+    before = [b for b in bindings if b.served_version_id]
+    issued = any(b.desired_version_id for b in bindings)
+    ends = [h.not_after for h in holders if h.not_after]
+    due = [h.renew_at for h in holders if h.renew_at]
+    reasons = [reason for reason in (*(h.reason for h in holders), *(b.reason for b in bindings)) if reason]
     return Status(
         life=_life(holders, now),
         service=_service(len(served), len(before), len(bindings)) if issued else "unknown",
@@ -85,41 +88,32 @@ def status(holders: Sequence[Row], bindings: Sequence[Row], now: datetime) -> St
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
         renew_at=min(due, default=None),
-        failing=any(row["failing"] for row in (*holders, *bindings)),
-        alert=_alert(holders, now),
+        failing=any(h.failing for h in holders) or any(b.failing for b in bindings),
+        alert=_alert(holders, rules, now),
         reason=next(iter(reasons), "" if holders else _UNHELD),
-        holders=[_shape(Holder, row) for row in holders],
-        bindings=[_shape(Binding, row) for row in bindings],
+        holders=list(holders),
+        bindings=list(bindings),
     )
 
 
-def _alert(holders: Sequence[Row], now: datetime) -> Alert | None:
+def _alert(holders: Sequence[Holder], rules: AlertRules, now: datetime) -> Alert | None:
     reached = [
         alert
-        for row in holders
-        if row["not_after"] and not row["revoked_at"]
-        for alert in _rules(row).due(row["issued_at"], row["not_after"], row["issued_at"], now)
+        for holder in holders
+        if holder.issued_at and holder.not_after and not holder.revoked_at
+        for alert in rules.due(holder.issued_at, holder.not_after, holder.issued_at, now)
     ]
     return min(reached, key=lambda alert: alert.threshold_days, default=None)
 
 
-def _rules(row: Row) -> AlertRules:
-    severities = {int(days): severity for days, severity in row["alert_severity_map"].items()}
-    return AlertRules(row["alert_thresholds_days"], severities, row["alert_channels"])
-
-
-def _shape(kind: type[T], row: Row) -> T:
-    return kind(**{name: row[name] for name in kind.__struct_fields__})
-
-
-def _life(holders: Sequence[Row], now: datetime) -> Life:
-    if not holders or any(h["version_id"] is None for h in holders):
+def _life(holders: Sequence[Holder], now: datetime) -> Life:
+    if not holders or any(h.version_id is None for h in holders):
         return "pending"
-    if any(h["revoked_at"] for h in holders):
+    if any(h.revoked_at for h in holders):
         return "revoked"
-    if any(h["not_after"] <= now for h in holders):
+    if any(h.not_after and h.not_after <= now for h in holders):
         return "expired"
-    return "due" if any(h["renew_at"] and h["renew_at"] <= now for h in holders) else "valid"
+    return "due" if any(h.renew_at and h.renew_at <= now for h in holders) else "valid"
 
 
 def _service(served: int, before: int, wanted: int) -> Service:

@@ -1,24 +1,97 @@
-"""SQL of certificates and their versions."""
+"""SQL of certificates, their versions and what happened to them."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import CREATED, Listing, Sort
+from coordinator.database.searching import SearchedListing
+from coordinator.database.table import Table
 
-COLUMNS = """id, name, common_name, names, profile_id, issuer_id, renewal_policy_id, owner_id, team_id, environment,
-  tags, key_algorithm, lifetime_s, created_at, updated_at"""
-LISTING = Listing(
-    COLUMNS,
+TABLE = Table(
+    "certificates",
+    (
+        "name",
+        "common_name",
+        "names",
+        "profile_id",
+        "issuer_id",
+        "renewal_policy_id",
+        "owner_id",
+        "team_id",
+        "environment",
+        "tags",
+        "key_algorithm",
+        "lifetime_s",
+        "agent_id",
+        "archived_at",
+    ),
+    lock="FOR NO KEY UPDATE",  # they are archived, never removed, so jobs that name one may come in meanwhile
+)
+_EQUAL = (
+    "name",
+    "common_name",
+    "standing",
+    "service",
+    "environment",
+    "owner_id",
+    "team_id",
+    "issuer_id",
+    "profile_id",
+    "renewal_policy_id",
+    "archived",
+)
+# Each with its holders and bindings as JSON: one statement for any number of certificates, and one for a single one.
+_SHOWN = f"""{TABLE.reads},
+  (SELECT json_agg(held ORDER BY agent_id) FROM (
+    SELECT holders.agent_id, holders.version_id, generation, serial, fingerprint, not_before, not_after,
+      greatest(not_before, versions.created_at) AS issued_at, holders.renew_at, revoked_at, failures,
+      failures > max_retries AS failing, reason
+    FROM holders JOIN renewal_policies ON renewal_policies.id = certificates.renewal_policy_id
+    LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
+    WHERE holders.certificate_id = certificates.id) AS held)::text AS holders,
+  (SELECT json_agg(bound ORDER BY target_id) FROM (
+    SELECT target_id, targets.name AS target_name, targets.agent_id, desired_version_id, served_version_id, served_at,
+      failures, failures > max_retries AS failing, reason
+    FROM bindings JOIN targets ON targets.id = bindings.target_id
+    JOIN renewal_policies ON renewal_policies.id = certificates.renewal_policy_id
+    WHERE bindings.certificate_id = certificates.id) AS bound)::text AS bindings,
+  (SELECT json_build_object('thresholds_days', alert_thresholds_days, 'severity_map', alert_severity_map,
+      'channels', alert_channels)
+    FROM renewal_policies WHERE renewal_policies.id = certificates.renewal_policy_id)::text AS alert_rules"""
+LISTING = SearchedListing(
+    _SHOWN,
     "certificates",
     "mc",
     filters={
-        "common_name": "common_name = {}",
-        "environment": "environment = {}",
-        "agent_id": "EXISTS (SELECT FROM holders WHERE certificate_id = certificates.id AND agent_id = {})",
+        **{column: f"{column} = {{}}" for column in _EQUAL},
+        "life_expired": "standing = 'issued' AND expires_at <= {}",
+        "life_due": "standing = 'issued' AND expires_at > {0} AND renew_at <= {0}",
+        "life_valid": "standing = 'issued' AND expires_at > {0} AND renew_at > {0}",
+        "q": "search @@ {}::text::tsquery",
+        "tag": "tags @> {}::jsonb",
+        "agent_id": "id IN (SELECT certificate_id FROM holders WHERE agent_id = {})",
+        "target_id": "id IN (SELECT certificate_id FROM bindings WHERE target_id = {})",
+        "expires_before": "expires_at < {}",
+        "expires_after": "expires_at >= {} AND expires_at < 'infinity'",
+        "renews_before": "renew_at < {}",
+        "created_before": "created_at < {}",
+        "created_after": "created_at >= {}",
+        "updated_before": "updated_at < {}",
+        "updated_after": "updated_at >= {}",
     },
+    sorts={
+        "created_at": CREATED,
+        "updated_at": Sort("updated_at", "timestamptz"),
+        "name": Sort("name"),
+        "common_name": Sort("common_name"),
+        "environment": Sort("environment"),
+        "expires_at": Sort("expires_at", "timestamptz"),  # what does not end comes last
+        "renew_at": Sort("renew_at", "timestamptz"),
+    },
+    team="team_id",
+    environment="environment",
+    plain=frozenset({"archived"}),
 )
 VERSIONS = Listing(
     """id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,
@@ -29,22 +102,24 @@ VERSIONS = Listing(
     "cv",
     filters={"certificate_id": "certificate_id = {}"},
 )
-_WRITTEN = tuple(name.strip() for name in COLUMNS.split(",")[:13])
+TIMELINE = Listing(
+    "id, at, source, what, actor, job_id, target_id, details",
+    """(
+      SELECT 'te-' || lpad(id::text, 19, '0') AS id, at, 'audit' AS source, action AS what, actor,
+        details ->> 'job_id' AS job_id, details ->> 'target_id' AS target_id, details, resource_id AS certificate_id
+      FROM audit_events WHERE resource_type = 'certificate'
+      UNION ALL
+      SELECT 'te-' || jobs.id || '-' || lpad(place::text, 4, '0'), (step ->> 'at')::timestamptz, 'job', step ->> 'step',
+        'agent:' || agent_id, jobs.id, target_id, step - 'step' - 'at' || jsonb_build_object('kind', kind),
+        certificate_id
+      FROM jobs CROSS JOIN LATERAL jsonb_array_elements(timeline) WITH ORDINALITY AS steps (step, place)
+    ) AS entries""",
+    "te",
+    filters={"certificate_id": "certificate_id = {}"},
+    sorts={"at": Sort("at", "timestamptz")},
+)
 
 
-async def insert(conn: Connection, certificate: dict[str, Any]) -> None:
-    """Store a wanted certificate."""
-    await conn.execute(
-        f"""
-        INSERT INTO certificates ({", ".join(_WRITTEN)})
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        """,
-        *(certificate[name] for name in _WRITTEN),
-    )
-
-
-async def get(conn: Connection, certificate_id: str, *, lock: bool = False) -> Row | None:
-    """Return one certificate, locked until the transaction's end when asked; jobs that name it may still come in."""
-    return await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM certificates WHERE id = $1 {'FOR NO KEY UPDATE' if lock else ''}", certificate_id
-    )
+async def shown(conn: Connection, certificate_id: str) -> Row | None:
+    """Return one certificate with its holders and bindings."""
+    return await conn.fetchrow(f"SELECT {_SHOWN} FROM certificates WHERE id = $1", certificate_id)

@@ -65,6 +65,14 @@ class Scope(NamedTuple):
         pairs = ((self.teams, other.teams), (self.environments, other.environments))
         return all(ours is None or (theirs is not None and set(theirs) <= set(ours)) for ours, theirs in pairs)
 
+    def misses(self, team_id: str, environment: str) -> str:
+        """Return which field of a thing with this team and environment lies outside; empty when it may be seen."""
+        if self.teams is not None and team_id not in self.teams:
+            return "team_id"
+        if self.environments is not None and environment not in self.environments:
+            return "environment"
+        return ""
+
 
 EVERYTHING = Scope()
 
@@ -81,7 +89,8 @@ class Listing:
     """A list of ``columns`` of ``source``; ``id_prefix`` is that of its rows' ids.
 
     ``filters`` are conditions by name, with ``{}`` where the value stands. The first of ``sorts`` is the default, from
-    its highest value down. ``team`` and ``environment`` are the columns that a caller's scope is held against.
+    its highest value down. ``team`` and ``environment`` are the columns that a caller's scope is held against, those of
+    another table where ``within`` says how its rows lead to these, with ``{}`` for the condition.
     """
 
     columns: str
@@ -94,6 +103,7 @@ class Listing:
     always: str = "true"
     team: str = ""
     environment: str = ""
+    within: str = "{}"
 
     @property
     def default_order(self) -> Order:
@@ -106,10 +116,21 @@ class Listing:
         """Return the rows of a window and the total of the list; a filter that is None does not filter."""
         matching, values = self.matching(wanted, scope)
         rows = await self._rows(conn, where, matching, values)
-        counted = (
-            f"SELECT count(*) FROM (SELECT FROM {self.source} WHERE {matching} LIMIT {EXACT_TOTAL + 1}) AS matches"
-        )
-        return Rows(rows, int(await conn.fetchval(counted, *values)))
+        if self._is_end(where, rows):
+            return Rows(rows, where.offset + len(rows))
+        # Always in the default order, which follows every filter in its index; the planner would otherwise take the
+        # table as it lies, or the order of another sort, and what matches may lie far away there.
+        order = self._in(self.default_order)
+        counted = f"SELECT FROM {self.source} WHERE {matching} {order} LIMIT {EXACT_TOTAL + 1}"
+        return Rows(rows, int(await conn.fetchval(f"SELECT count(*) FROM ({counted}) AS matches", *values)))
+
+    async def get(
+        self, conn: Connection, row_id: str, wanted: Mapping[str, object], scope: Scope = EVERYTHING
+    ) -> Record | None:
+        """Return the row with this id, if the list has it."""
+        matching, values = self.matching(wanted, scope)
+        statement = f"SELECT {self.columns} FROM {self.source} WHERE {matching} AND {self.id} = ${len(values) + 1}"
+        return await conn.fetchrow(statement, *values, row_id)
 
     async def stream(
         self, conn: Connection, order: Order, wanted: Mapping[str, object], scope: Scope = EVERYTHING
@@ -132,10 +153,13 @@ class Listing:
             if value is not None:
                 values.append(value)
                 conditions.append(self.filters[name].format(f"${len(values)}"))
+        inside = list[str]()
         for column, allowed in ((self.team, scope.teams), (self.environment, scope.environments)):
             if column and allowed is not None:
                 values.append(list(allowed))
-                conditions.append(f"{column} = ANY(${len(values)})")
+                inside.append(f"{column} = ANY(${len(values)})")
+        if inside:
+            conditions.append(self.within.format(" AND ".join(inside)))
         return " AND ".join(conditions), values
 
     def holds(self, row: Record, scope: Scope) -> bool:
@@ -144,15 +168,31 @@ class Listing:
         return all(not column or allowed is None or row[column] in allowed for column, allowed in pairs)
 
     async def _rows(self, conn: Connection, where: Window, matching: str, values: Sequence[object]) -> list[Record]:
-        sort, arguments = self.sorts[where.order.name], [*values, where.limit + 1]
-        direction, beyond = ("DESC", "<") if where.order.descending else ("ASC", ">")
-        tail = f"ORDER BY {sort.sql} {direction}, {self.id} {direction} LIMIT ${len(arguments)}"
+        beyond, tail, arguments = self._window(where, values)
+        columns = self._columns(where.order)
+        return await conn.fetch(f"SELECT {columns} FROM {self.source} WHERE {matching}{beyond} {tail}", *arguments)
+
+    def _window(self, where: Window, values: Sequence[object]) -> tuple[str, str, list[object]]:
+        """Return what follows the conditions: one more, after a row; order and limit; and all arguments."""
+        sort, arguments, beyond = self.sorts[where.order.name], [*values, where.limit + 1], ""
+        tail = f"{self._in(where.order)} LIMIT ${len(arguments)}"
         if where.after is not None:
             arguments += where.after
             key = f"${len(arguments) - 1}::text::{sort.type}, ${len(arguments)}::text::{self.id_type}"
-            matching += f" AND ({sort.sql}, {self.id}) {beyond} ({key})"
+            beyond = f" AND ({sort.sql}, {self.id}) {'<' if where.order.descending else '>'} ({key})"
         elif where.offset:
             arguments.append(where.offset)
             tail += f" OFFSET ${len(arguments)}"
-        columns = f"{self.columns}, ({sort.sql})::text AS sort_key"
-        return await conn.fetch(f"SELECT {columns} FROM {self.source} WHERE {matching} {tail}", *arguments)
+        return beyond, tail, arguments
+
+    def _columns(self, order: Order) -> str:
+        return f"{self.columns}, ({self.sorts[order.name].sql})::text AS sort_key"
+
+    def _in(self, order: Order) -> str:
+        direction = "DESC" if order.descending else "ASC"
+        return f"ORDER BY {self.sorts[order.name].sql} {direction}, {self.id} {direction}"
+
+    @staticmethod
+    def _is_end(where: Window, rows: Sequence[Record]) -> bool:
+        """Say whether these rows are the list's last, so that there is nothing left to count."""
+        return where.after is None and (bool(rows) or not where.offset) and len(rows) <= where.limit

@@ -37,6 +37,8 @@ SESSION = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
 }
+_AT_HAND = 8
+"""Connections that are kept between two users without the driver's pool, whose own way takes two tasks and timers."""
 JSONB_VERSION = b"\x01"
 _EXAMPLE = "postgresql://user:password@host:5432/database"  # pragma: allowlist secret - nobody's
 
@@ -46,6 +48,9 @@ class Database:
 
     def __init__(self, pool: RawPool, wakeups: WakeUps) -> None:
         self._pool = pool
+        self._at_hand: list[RawConnection] = []
+        self._waiting = 0
+        self._closing = False
         self.wakeups = wakeups
 
     @classmethod
@@ -76,9 +81,12 @@ class Database:
 
     async def close(self) -> None:
         """Wake everybody who waits, then close the connections as they are given back, or when that takes too long."""
+        self._closing = True
         await self.wakeups.close()
         try:
             async with asyncio.timeout(CLOSE_DEADLINE_S):
+                while self._at_hand:
+                    await self._give_back(self._at_hand.pop())
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -86,11 +94,12 @@ class Database:
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection; ``Transient`` when none can be had."""
-        raw = await self._acquire()
+        raw, sound = await self._acquire(), False
         try:
             yield Connection(raw)
+            sound = True
         finally:
-            await self._release(raw)
+            await self._release(raw, sound=sound)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -98,23 +107,40 @@ class Database:
 
         ``Transient`` out of the commit itself leaves open whether it happened: repeat only what may happen twice.
         """
-        raw = await self._acquire()
+        raw, sound = await self._acquire(), False
         try:
             tx = Transaction(raw)
             async with _committed(raw):
                 yield tx
+            sound = True
         finally:
-            await self._release(raw)
+            await self._release(raw, sound=sound)
         for callback in tx.callbacks:
             callback()
         if tx.topics:
             self.wakeups.notify(tx.topics)
 
     async def _acquire(self) -> RawConnection:
-        with translated():
-            return await self._pool.acquire(timeout=ACQUIRE_DEADLINE_S)
+        while self._at_hand:
+            raw = self._at_hand.pop()
+            if not driver.is_lost(raw):
+                return raw
+            await self._give_back(raw)
+        self._waiting += 1
+        try:
+            with translated():
+                return await self._pool.acquire(timeout=ACQUIRE_DEADLINE_S)
+        finally:
+            self._waiting -= 1
 
-    async def _release(self, raw: RawConnection) -> None:
+    async def _release(self, raw: RawConnection, *, sound: bool) -> None:
+        """Keep a connection at hand for the next user; not one that saw an error, and none while others wait."""
+        if sound and not self._waiting and not self._closing and len(self._at_hand) < _AT_HAND:
+            self._at_hand.append(raw)
+        else:
+            await self._give_back(raw)
+
+    async def _give_back(self, raw: RawConnection) -> None:
         # The driver throws a broken connection away by itself; that it was broken has been told by the statement.
         with contextlib.suppress(*driver.UNREACHABLE, driver.InterfaceError):
             await self._pool.release(raw)

@@ -14,10 +14,14 @@ from coordinator.database.driver import Record
 
 @dataclass(frozen=True)
 class Table:
-    """A table by name, with the ``columns`` that callers set."""
+    """A table by name, with the ``columns`` that callers set.
+
+    ``lock`` is how a row is held for its change: so that nobody refers to it meanwhile, because it may be removed.
+    """
 
     name: str
     columns: tuple[str, ...]
+    lock: str = "FOR UPDATE"
 
     @property
     def reads(self) -> str:
@@ -37,7 +41,7 @@ class Table:
 
     async def get(self, conn: Connection, row_id: str, *, lock: bool = False) -> Record | None:
         """Return a row, locked until the transaction's end when asked."""
-        tail = "FOR UPDATE" if lock else ""
+        tail = self.lock if lock else ""
         return await conn.fetchrow(f"SELECT {self.reads} FROM {self.name} WHERE id = $1 {tail}", row_id)
 
     async def replace(self, conn: Connection, row_id: str, values: Mapping[str, object]) -> Record:

@@ -162,6 +162,7 @@ def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[da
 async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> CSRAnswer:
     """Take steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
     async with ctx.db.transaction() as tx:
+        await bindings.lock_certificate_of(tx, job_id)
         request = await store.request_of_job(tx, job_id, lock=True)
         if request is None:
             detail = f"job {job_id} has no request"

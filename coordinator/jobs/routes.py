@@ -56,6 +56,8 @@ class JobQuery(PageQuery):
     agent_id: str | None = None
     state: JobState | None = None
     kind: JobKind | None = None
+    run_id: str | None = None
+    target_id: str | None = None
 
 
 RunState = Literal["running", "retrying", "served", "issued", "failed", "superseded"]
@@ -104,7 +106,7 @@ async def list_jobs(call: Call[NoBody, JobQuery]) -> Page[Job] | Streamed:
 async def get(call: Call[NoBody, NoQuery]) -> Job:
     """Return one job."""
     async with call.ctx.db.connection() as conn:
-        row = await store.get(conn, call.path["job_id"])
+        row = await store.LISTING.get(conn, call.path["job_id"], {}, call.actor.scope)
     if row is None:
         detail = f"there is no job {call.path['job_id']}"
         raise NotFound(detail)
@@ -126,7 +128,7 @@ async def follow(call: Call[NoBody, RunQuery]) -> Run:
 
 async def _run(call: Call[NoBody, RunQuery], run_id: str) -> Run:
     async with call.ctx.db.connection() as conn:
-        jobs = [shape(row) for row in await store.of_run(conn, run_id)]
+        jobs = [shape(row) for row in await store.of_run(conn, run_id, call.actor.scope)]
     if not jobs:
         detail = f"there is no run {run_id}; a run has the id of its first issuance job"
         raise NotFound(detail)

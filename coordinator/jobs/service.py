@@ -209,6 +209,21 @@ async def cancel_live(conn: Transaction, failure: Failure, **where: str) -> list
     return await _cancel(conn, await store.live(conn, where), failure)
 
 
+async def cancel_for(
+    conn: Transaction, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]
+) -> None:
+    """Cancel a certificate's live deployments to targets and its live issuances by agents that have gone."""
+    failure = Failure("unbound", "its target or agent was taken from the certificate")
+    await _cancel(conn, await store.live_for(conn, certificate_id, target_ids, agent_ids), failure)
+
+
+async def cancel_issuances(conn: Transaction, certificate_id: str) -> None:
+    """Cancel a certificate's live issuances: what they ask for is not wanted any more."""
+    await _cancel(
+        conn, await store.live_issuance(conn, certificate_id), Failure("outdated", "another certificate is wanted now")
+    )
+
+
 async def hold_live(conn: Transaction, **where: str) -> None:
     """Let the live jobs whose columns have these values end only after this transaction."""
     await store.live(conn, where)

@@ -8,13 +8,21 @@ from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing
+from coordinator.database.listing import Listing, Scope
 
 # A run as it is read from the table, without the agent's signed report.
 COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
   lease_epoch, failure, undo, served_fingerprint, timeline, created_at, started_at, finished_at"""
-_FILTERS = ("certificate_id", "agent_id", "state", "kind")
-LISTING = Listing(COLUMNS, "jobs", "job", filters={name: f"{name} = {{}}" for name in _FILTERS})
+_FILTERS = ("certificate_id", "agent_id", "state", "kind", "run_id", "target_id")
+LISTING = Listing(
+    COLUMNS,
+    "jobs",
+    "job",
+    filters={name: f"{name} = {{}}" for name in _FILTERS},
+    team="team_id",
+    environment="environment",
+    within="certificate_id IN (SELECT id FROM certificates WHERE {})",
+)
 
 
 def step(name: str) -> str:
@@ -180,11 +188,29 @@ async def live_issuance(conn: Connection, certificate_id: str) -> list[Row]:
     """Return the certificate's live issuance jobs, locked."""
     return await conn.fetch(
         """
-        SELECT id, agent_id, run_id, state, not_before > now() AS waiting FROM jobs
+        SELECT id, kind, agent_id, run_id, state, not_before > now() AS waiting FROM jobs
         WHERE certificate_id = $1 AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA')
         FOR UPDATE
         """,
         certificate_id,
+    )
+
+
+async def live_for(
+    conn: Connection, certificate_id: str, target_ids: Sequence[str], agent_ids: Sequence[str]
+) -> list[Row]:
+    """Return the certificate's live deployments to these targets and live issuances of these agents, locked."""
+    return await conn.fetch(
+        """
+        SELECT id, kind, run_id, state FROM jobs
+        WHERE certificate_id = $1 AND (
+          kind = 'deployment' AND state IN ('Pending', 'Running') AND target_id = ANY($2)
+          OR kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA') AND agent_id = ANY($3))
+        ORDER BY id FOR UPDATE
+        """,
+        certificate_id,
+        target_ids,
+        agent_ids,
     )
 
 
@@ -259,9 +285,10 @@ async def expired(conn: Connection, limit: int) -> list[Row]:
     )
 
 
-async def of_run(conn: Connection, run_id: str) -> list[Row]:
-    """Return all jobs of a run, oldest first."""
-    return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE run_id = $1 ORDER BY created_at, id", run_id)
+async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
+    """Return all jobs of a run, oldest first, as far as somebody with this scope may see them."""
+    matching, values = LISTING.matching({"run_id": run_id}, scope)
+    return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE {matching} ORDER BY created_at, id", *values)
 
 
 async def run_of_version(conn: Connection, version_id: str) -> str | None:

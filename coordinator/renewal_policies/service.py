@@ -79,6 +79,7 @@ async def replan(ctx: Context) -> bool:
         if mark is None:
             return False
         certificate_ids = await store.certificates_of(tx, mark, _BATCH)
+        await store.lock_certificates(tx, certificate_ids)
         await _plan(tx, certificate_ids)
         await store.replanned(tx, mark, certificate_ids[-1] if len(certificate_ids) == _BATCH else None)
         crash_point("renewal.planned")

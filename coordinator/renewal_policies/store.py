@@ -65,6 +65,11 @@ async def hold_policy_of(conn: Connection, certificate_id: str) -> None:
     )
 
 
+async def lock_certificates(conn: Connection, certificate_ids: Sequence[str]) -> None:
+    """Lock certificates before their holders, as whoever changes one does."""
+    await conn.execute("SELECT FROM certificates WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", certificate_ids)
+
+
 async def mark_policy(conn: Connection, policy_id: str) -> None:
     """Say that renewal times under a policy have to be computed anew, from the beginning."""
     await conn.execute(
@@ -135,7 +140,7 @@ async def holders_to_plan(conn: Connection, certificate_ids: Sequence[str]) -> l
           FROM holders JOIN certificate_versions AS versions ON versions.id = holders.version_id
           WHERE holders.certificate_id = ANY($1) AND revoked_at IS NULL
         ) AS held
-        JOIN certificates ON certificates.id = certificate_id
+        JOIN certificates ON certificates.id = certificate_id AND archived_at IS NULL
         JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
         ORDER BY certificate_id, agent_id
         """,

@@ -67,6 +67,7 @@ async def change(call: Call[Any, Any], target_id: str, body_of: Callable[[Row], 
     to be entered again because another agent shall read them.
     """
     async with call.ctx.db.transaction() as tx:
+        await changes.hold_certificate_of(tx, target_id)
         before = await _locked(tx, target_id)
         etag.check(call, before)
         body = body_of(before)
@@ -81,6 +82,7 @@ async def change(call: Call[Any, Any], target_id: str, body_of: Callable[[Row], 
 async def remove(call: Call[Any, Any], target_id: str, *, force: bool, reason: str) -> None:
     """Archive a target; raise ``Conflict`` while it should serve a certificate, unless forced."""
     async with call.ctx.db.transaction() as tx:
+        await changes.hold_certificate_of(tx, target_id)
         row = await _found(tx, target_id)
         if row["archived_at"] is not None:
             return

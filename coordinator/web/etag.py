@@ -10,7 +10,7 @@ from core.errors import PreconditionFailed
 
 
 def of_answer(result: Any) -> str:
-    """Return the tag of what is answered; empty when it has no revision."""
+    """Return the tag of what is answered; empty when it has no revision, as a field or as a property."""
     revision = getattr(result, "revision", None)
     return f'"{revision}"' if revision is not None else ""
 

@@ -69,8 +69,8 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 def _room(route: Route) -> str:
     """Return the room that a route belongs to; what is about the coordinator itself is of the room "system"."""
-    parts = route.handler.__module__.split(".")
-    return parts[-2] if parts[-1] == "routes" else "system"
+    _, room, *door = route.handler.__module__.split(".")
+    return room if door and room != "web" else "system"
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:

@@ -184,7 +184,7 @@ def _decode_cursor(text: str, listing: Listing, order: Order) -> After:
 _KEYS = {
     "text": r"(?s:.*)",
     "bigint": r"-?[0-9]{1,18}",
-    "timestamptz": r"\d{4,6}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\+00",
+    "timestamptz": r"infinity|\d{4,6}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\+00",
 }
 """What PostgreSQL writes for a sort key of each type; anything else would be an error of a statement."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, get_type_hints
 
 import msgspec
 from quart import Request
@@ -13,11 +16,14 @@ from coordinator.web.table import NoBody, NoQuery, Route
 from core.decoding import UNKNOWN
 from core.errors import InvalidInput, UnsupportedMedia
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")
 _NUL = "holds the character NUL, which cannot be stored; remove it"
 
 
 async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
     """Return the body as the route's struct; raise ``InvalidInput`` or ``UnsupportedMedia``."""
+    if route.request is NoBody and not _announced(request):
+        return NoBody()  # to wait for nothing would take a task of its own
     request.max_content_length = max_bytes
     data = await request.get_data(cache=route.creates, as_text=False)
     if route.request is NoBody:
@@ -39,6 +45,11 @@ async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
         for field in nul_fields(msgspec.json.decode(data)):
             raise InvalidInput.of(field, _NUL)
     return body
+
+
+def _announced(request: Request) -> bool:
+    """Say whether a body comes with the request (RFC 9112 section 6.3)."""
+    return request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers
 
 
 async def read_again(request: Request) -> bytes:
@@ -73,10 +84,33 @@ def read_query(request: Request, route: Route) -> Any:
         if "\0" in found[0]:
             raise InvalidInput.of(name, _NUL)
         flat[name] = found[0]
+    for name in moments(route) & flat.keys():
+        _check_moment(name, flat[name])
     try:
         return msgspec.convert(flat, type=route.query, strict=False)
     except msgspec.ValidationError as error:
         raise _query_error(error, route) from error
+
+
+@cache
+def moments(route: Route) -> frozenset[str]:
+    """Return the names of the query parameters that are moments."""
+    hints = get_type_hints(route.query)
+    return frozenset(name for name, hint in hints.items() if datetime in getattr(hint, "__args__", (hint,)))
+
+
+def _check_moment(name: str, text: str) -> None:
+    """Raise ``InvalidInput`` unless this is the same moment in any place; a bare number would be read as one, too."""
+    problem = "is not a moment with its offset from UTC; write it like 2026-01-31T12:00:00Z (and + as %2B)"
+    if not _MOMENT.fullmatch(text):
+        raise InvalidInput.of(name, problem)
+    try:
+        moment = msgspec.convert(text, datetime)
+        if moment.tzinfo is None:
+            raise InvalidInput.of(name, problem)
+        moment.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise InvalidInput.of(name, problem) from error
 
 
 def _query_error(error: msgspec.ValidationError, route: Route) -> InvalidInput:

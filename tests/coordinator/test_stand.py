@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from coordinator.certificates.status import status
-from coordinator.database.driver import Record
+from coordinator.certificates.status import Binding, Holder, status
 from coordinator.jobs.routes import Job, run_state
+from core.alerts import AlertRules
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+RULES = AlertRules([2, 1], {2: "error"}, {"error": ["mail"]})
 
 
 def job(text: str) -> Job:
@@ -67,22 +68,30 @@ def test_the_newest_attempt_of_each_part_says_how_a_run_stands(jobs: list[str], 
     assert run_state([job(text) for text in jobs]) == state
 
 
-def holder(**changes: Any) -> Record:
-    row = {"agent_id": "ag-1", "version_id": "cv-1", "generation": 1, "serial": "a", "fingerprint": "b", "failures": 0}
-    times = {"not_before": NOW, "not_after": NOW + timedelta(days=3), "renew_at": NOW + timedelta(days=2)}
-    policy = {
-        "alert_thresholds_days": [2, 1],
-        "alert_severity_map": {"2": "error"},
-        "alert_channels": {"error": ["mail"]},
+def holder(**changes: Any) -> Holder:
+    row: dict[str, Any] = {
+        "agent_id": "ag-1",
+        "version_id": "cv-1",
+        "generation": 1,
+        "serial": "a",
+        "fingerprint": "b",
+        "failures": 0,
     }
+    times = {"not_before": NOW, "not_after": NOW + timedelta(days=3), "renew_at": NOW + timedelta(days=2)}
     told = {"reason": "", "revoked_at": None, "failing": False, "issued_at": NOW}
-    return cast("Record", {**row, **times, **policy, **told, **changes})
+    return Holder(**{**row, **times, **told, **changes})
 
 
-def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Record:
-    row = {"target_id": "tgt-1", "target_name": "a", "agent_id": "ag-1", "served_at": None, "failures": 0}
-    row |= {"failing": False}
-    return cast("Record", {**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
+def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: str = "") -> Binding:
+    row: dict[str, Any] = {
+        "target_id": "tgt-1",
+        "target_name": "a",
+        "agent_id": "ag-1",
+        "served_at": None,
+        "failures": 0,
+        "failing": False,
+    }
+    return Binding(**{**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
 
 
 PENDING = {"version_id": None, "not_after": None, "renew_at": None}
@@ -100,8 +109,8 @@ PENDING = {"version_id": None, "not_after": None, "renew_at": None}
         ([holder(not_after=NOW), holder(revoked_at=NOW)], "revoked"),
     ],
 )
-def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], life: str) -> None:
-    assert status(holders, [], NOW).life == life
+def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Holder], life: str) -> None:
+    assert status(holders, [], RULES, NOW).life == life
 
 
 @pytest.mark.parametrize(
@@ -117,29 +126,29 @@ def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Record], li
     ],
 )
 def test_a_certificate_is_served_when_every_target_serves_what_it_should(
-    bindings: list[Record], service: str, served_on: int
+    bindings: list[Binding], service: str, served_on: int
 ) -> None:
-    found = status([holder()], bindings, NOW)
+    found = status([holder()], bindings, RULES, NOW)
     assert (found.service, found.served_on, found.wanted_on) == (service, served_on, len(bindings))
 
 
 def test_the_earliest_end_and_the_first_reason_are_shown() -> None:
     late, early = holder(), holder(not_after=NOW + timedelta(days=1), renew_at=NOW + timedelta(hours=1))
-    found = status([late, early], [binding(reason="nginx -t said no")], NOW)
-    assert (found.expires_at, found.renew_at) == (early["not_after"], early["renew_at"])
+    found = status([late, early], [binding(reason="nginx -t said no")], RULES, NOW)
+    assert (found.expires_at, found.renew_at) == (early.not_after, early.renew_at)
     assert found.reason == "nginx -t said no"
-    assert status([holder(reason="disk full")], [binding(reason="later")], NOW).reason == "disk full"
+    assert status([holder(reason="disk full")], [binding(reason="later")], RULES, NOW).reason == "disk full"
 
 
 @pytest.mark.parametrize("days,threshold", [(0.5, None), (1, 2), (1.9, 2), (2, 1), (3, 1)])
 def test_the_most_urgent_threshold_that_was_reached_is_shown(days: float, threshold: int | None) -> None:
-    alert = status([holder(), holder(**PENDING)], [], NOW + timedelta(days=days)).alert
+    alert = status([holder(), holder(**PENDING)], [], RULES, NOW + timedelta(days=days)).alert
     assert (alert and alert.threshold_days) == threshold
     if alert:
         assert (alert.severity, alert.channels) == ("error", ("mail",))
-    assert status([holder(revoked_at=NOW)], [], NOW + timedelta(days=days)).alert is None
+    assert status([holder(revoked_at=NOW)], [], RULES, NOW + timedelta(days=days)).alert is None
 
 
 def test_one_failing_place_makes_a_certificate_failing() -> None:
-    assert not status([holder()], [binding()], NOW).failing
-    assert status([holder(failing=True)], [binding()], NOW).failing
+    assert not status([holder()], [binding()], RULES, NOW).failing
+    assert status([holder(failing=True)], [binding()], RULES, NOW).failing

@@ -137,6 +137,12 @@ def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
     _start_armed(lane, cell)
 
 
+def changed(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """What is wanted changes; it may have been archived before."""
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.change(archived=cell.point == "certificate.archived")
+
+
 def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
     failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
@@ -190,11 +196,15 @@ STAGINGS: dict[str, Staging] = {
     **dict.fromkeys(("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*"), beside),
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
+    "certificate.changed": changed,
+    "certificate.archived": changed,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
 NOT_BROUGHT_ABOUT = {
     ("renewal.queued", "first"),
+    ("certificate.changed", "first"),
+    ("certificate.archived", "first"),
     ("reconcile.issuance_queued", "renewal"),
     ("reconcile.issuance_queued", "undo"),
 }

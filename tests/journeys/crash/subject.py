@@ -20,14 +20,17 @@ _ENDED = "('Completed', 'Failed', 'Cancelled')"
 
 
 class Subject:
-    """``asked`` counts the requests and ``due`` the renewals without one: each has to end in one version."""
+    """``asked`` counts the requests, ``due`` the renewals without one, ``changes`` those of what is wanted.
+
+    Each has to end in one version.
+    """
 
     def __init__(self, lane: Lane, layout: str) -> None:
         number = next(_NUMBERS)
         self.lane, self.layout = lane, layout
         self.name = f"s{number}.example.test"
         self.certificate_id, self.target_id = f"mc-s{number}", f"tgt-s{number}"
-        self.created, self.renewals, self.due = 0, 0, 0
+        self.created, self.renewals, self.due, self.changes, self.archived = 0, 0, 0, 0, 0
         self.placeholder = lane.sites.add(self.name, layout)
         self.folder = lane.sites.sites[self.name].folder
         self.cert, self.key = lane.sites.sites[self.name].cert_path, lane.sites.sites[self.name].key_path
@@ -40,7 +43,7 @@ class Subject:
     @property
     def requests(self) -> int:
         """Return how many versions there have to be in the end."""
-        return self.created + self.renewals + self.due
+        return self.created + self.renewals + self.due + self.changes
 
     @property
     def pair(self) -> tuple[Path, ...]:
@@ -67,6 +70,17 @@ class Subject:
             if error.status != 409:
                 raise
             return self.certificate_id
+
+    def change(self, *, archived: bool) -> None:
+        """Want it to live a day longer, and before that, if so wanted, not at all; repeated, it is the same change."""
+        path, body = f"/api/v1/certificates/{self.certificate_id}", dict[str, object]()
+        if archived:
+            self.archived += 1
+            self.lane.patiently(lambda: str(self.lane.api.call("DELETE", path, force="true")))
+            body |= {"archived": False, "target_ids": [self.target_id]}
+        self.changes += 1
+        body["lifetime_s"] = (50 + self.changes) * 86400
+        self.lane.patiently(lambda: str(self.lane.api.call("PATCH", path, body)["job_ids"]))
 
     def fall_due(self) -> None:
         """Let time pass for its renewal."""

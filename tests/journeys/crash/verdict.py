@@ -95,6 +95,8 @@ def _trail(subject: Subject) -> list[str]:
         "certificate.created": subject.created,
         "certificate.renewal_requested": subject.renewals,
         "certificate.due": subject.due,
+        "certificate.updated": subject.changes,
+        "certificate.archived": subject.archived,
         "certificate.csr_accepted": done["issuance.Completed"],
         "certificate.issued": subject.requests,
         "issuance.failed": done["issuance.Failed"],
