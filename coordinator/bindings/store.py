@@ -216,7 +216,7 @@ async def holder_failed(conn: Connection, certificate_id: str, agent_id: str, re
         """
         UPDATE holders SET failures = failures + 1, reason = $3
         FROM certificates JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
-        WHERE certificates.id = holders.certificate_id AND certificate_id = $1 AND agent_id = $2
+        WHERE certificates.id = holders.certificate_id AND certificate_id = $1 AND holders.agent_id = $2
         RETURNING failures, lifetime_s, max_retries, retry_interval_s
         """,
         certificate_id,

@@ -116,6 +116,7 @@ async def archive(ctx: Context, tx: Transaction, caller: Caller, before: Row, *,
     values = {column: before[column] for column in store.TABLE.columns}
     await store.TABLE.replace(tx, certificate_id, {**values, "archived_at": ctx.clock.now()})
     await bindings.release(tx, certificate_id)
+    await policies.check(tx, certificate_id)  # nothing is wrong any more
     await _record(tx, caller, "archived", certificate_id, {"served_by": served, "force": force})
     crash_point("certificate.archived")
 

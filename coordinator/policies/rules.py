@@ -39,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True):
     lifetime_s: int
     auto_renew: bool
     days_before: int | None
+    archived: bool = False
 
     @property
     def renewed_before_its_end(self) -> timedelta:

@@ -57,7 +57,7 @@ async def _judge(tx: Transaction, rules: Sequence[Row], certificates: Sequence[W
         told = read_rule(rule["type"], rule["config"])
         about = {"rule_id": rule["id"], "severity": rule["severity"], "field": told.field}
         for wanted in certificates:
-            problem = told.problem(wanted) if rule["enabled"] else ""
+            problem = told.problem(wanted) if rule["enabled"] and not wanted.archived else ""
             if problem:
                 wrong.append((rule, FieldError(told.field, problem)))
                 message = f"{told.field} {problem}"

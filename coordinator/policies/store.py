@@ -42,7 +42,7 @@ async def enabled(conn: Connection) -> list[Row]:
 
 _WANTED = """
   SELECT certificates.id, names, owner_id, owners.email AS owner_email, environment, tags, issuer_id, key_algorithm,
-    lifetime_s, auto_renew, days_before
+    lifetime_s, auto_renew, days_before, archived
   FROM certificates JOIN owners ON owners.id = owner_id
   JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
 """

@@ -132,7 +132,7 @@ async def holders_to_plan(conn: Connection, certificate_ids: Sequence[str]) -> l
     """Return who holds some certificates, with the newest version's times and what the policy says."""
     return await conn.fetch(
         f"""
-        SELECT certificate_id, agent_id, version_id, not_before, not_after, issued_at, auto_renew, days_before,
+        SELECT certificate_id, held.agent_id, version_id, not_before, not_after, issued_at, auto_renew, days_before,
           {_IN_SCOPE.format("held.agent_id")}
         FROM (
           SELECT holders.certificate_id, holders.agent_id, version_id, not_before, not_after,
@@ -142,7 +142,7 @@ async def holders_to_plan(conn: Connection, certificate_ids: Sequence[str]) -> l
         ) AS held
         JOIN certificates ON certificates.id = certificate_id AND archived_at IS NULL
         JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
-        ORDER BY certificate_id, agent_id
+        ORDER BY certificate_id, held.agent_id
         """,
         certificate_ids,
     )

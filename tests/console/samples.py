@@ -62,6 +62,7 @@ def holder(**other: Any) -> dict[str, Any]:
         "fingerprint": FINGERPRINT,
         "not_before": at(days=-1),
         "not_after": at(days=46, minutes=1),
+        "issued_at": at(hours=-1),
         "renew_at": at(days=31, minutes=1),
         "revoked_at": None,
         "failures": 0,

@@ -246,6 +246,20 @@ async def test_a_violation_closes_itself_when(world: World, what: str) -> None:
     assert await violations(world, open=True) == []
 
 
+async def test_an_archived_certificate_breaks_no_rule_until_it_is_taken_up_again(world: World) -> None:
+    certificate_id, _ = await world.certificate(owner_id="default", environment="test")
+    path = f"/api/v1/certificates/{certificate_id}"
+    await rule(world)
+    assert len(await violations(world, open=True)) == 1
+    assert (await world.call("DELETE", path)).status_code == 204
+    assert await violations(world, open=True) == []
+    await rule(world, **PRODUCTION, name="Production", id="pol-prod")
+    await scanned(world)
+    assert await violations(world, open=True) == []
+    done(await world.call("PATCH", path, json={"archived": False}))
+    assert len(await violations(world, open=True)) == 2
+
+
 async def test_the_loop_follows_a_new_rule_at_once(world: World) -> None:
     await world.certificate()
     async with running(world):
