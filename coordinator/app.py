@@ -16,6 +16,7 @@ from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.oidc import routes as oidc
+from coordinator.operations import routes as operations
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
@@ -44,6 +45,7 @@ ROUTES: list[Route] = [
     *oidc.ROUTES,
     *certificates.ROUTES,
     *history.ROUTES,
+    *operations.ROUTES,
     *targets.ROUTES,
     *agents.ROUTES,
     *jobs.ROUTES,

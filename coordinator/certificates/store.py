@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
@@ -95,7 +98,7 @@ LISTING = SearchedListing(
 )
 VERSIONS = Listing(
     """id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,
-      not_after, revoked_at, created_at, der,
+      not_after, revoked_at, revocation_reason, created_at, der,
       array(SELECT issuers.der FROM unnest(chain) WITH ORDINALITY AS link(fingerprint, place)
             JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers""",
     "certificate_versions",
@@ -123,3 +126,48 @@ TIMELINE = Listing(
 async def shown(conn: Connection, certificate_id: str) -> Row | None:
     """Return one certificate with its holders and bindings."""
     return await conn.fetchrow(f"SELECT {_SHOWN} FROM certificates WHERE id = $1", certificate_id)
+
+
+async def locked(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return certificates, locked in the order of their ids."""
+    return await conn.fetch(
+        f"SELECT {TABLE.reads} FROM certificates WHERE id = ANY($1) ORDER BY id {TABLE.lock}", certificate_ids
+    )
+
+
+async def revoke(conn: Connection, certificate_id: str, now: datetime, reason: str) -> list[Row]:
+    """Mark what was issued and has neither expired nor been revoked; return id and serial of each."""
+    return await conn.fetch(
+        """
+        UPDATE certificate_versions SET revoked_at = $2, revocation_reason = $3
+        WHERE certificate_id = $1 AND revoked_at IS NULL AND not_after > $2 RETURNING id, serial
+        """,
+        certificate_id,
+        now,
+        reason,
+    )
+
+
+async def newest_revocation(conn: Connection, certificate_id: str) -> Row | None:
+    """Return when and why a version was revoked last."""
+    return await conn.fetchrow(
+        """
+        SELECT revoked_at, revocation_reason FROM certificate_versions
+        WHERE certificate_id = $1 AND revoked_at IS NOT NULL ORDER BY revoked_at DESC LIMIT 1
+        """,
+        certificate_id,
+    )
+
+
+async def owned(conn: Connection, owner_id: str | None, team_id: str | None) -> Row:
+    """Say whether an owner and a team are there; one that is not asked for is."""
+    row = await conn.fetchrow(
+        """
+        SELECT $1::text IS NULL OR EXISTS (SELECT FROM owners WHERE id = $1) AS owner,
+          $2::text IS NULL OR EXISTS (SELECT FROM teams WHERE id = $2) AS team
+        """,
+        owner_id,
+        team_id,
+    )
+    assert row is not None  # noqa: S101 - a select without a table has one row
+    return row

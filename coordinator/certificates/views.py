@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from coordinator.certificates.revocation import Reason
 from coordinator.certificates.status import Status
 from coordinator.profiles.service import Lifetime
 from coordinator.web.resource import patch_of
@@ -102,6 +103,38 @@ class Renewal(msgspec.Struct):
     run_id: str
 
 
+class Revoke(Strict):
+    """Why (RFC 5280 section 5.3.1), and whether to ``renew``: unless said, by the reason.
+
+    What has ceased operation or is on hold is not renewed; all else is, as long as somebody holds it.
+    """
+
+    reason: Reason = "unspecified"
+    renew: bool | None = None
+
+
+class Revocation(msgspec.Struct):
+    """The versions that were revoked, and the issuance jobs that replace them."""
+
+    certificate_id: str
+    reason: str
+    version_ids: list[str]
+    job_ids: list[str]
+
+
+class Deploy(Strict):
+    """``target_id`` is the only target that is meant."""
+
+    target_id: str | None = None
+
+
+class Sent(msgspec.Struct):
+    """The deployment jobs, those already in hand included."""
+
+    certificate_id: str
+    job_ids: list[str]
+
+
 class Version(msgspec.Struct):
     """One issued certificate; ``pem`` is leaf first, without the root."""
 
@@ -117,6 +150,7 @@ class Version(msgspec.Struct):
     not_before: datetime
     not_after: datetime
     revoked_at: datetime | None
+    revocation_reason: str | None
     created_at: datetime
     pem: str
 

@@ -140,7 +140,11 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
             FieldError("csr", f"holds a key of {facts.key_algorithm}; wanted is {certificate['key_algorithm']}")
         )
     if await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder):
-        wrong.append(FieldError("csr", "holds a key that another certificate or another agent uses; make a new one"))
+        wrong.append(
+            FieldError(
+                "csr", "holds a key that another certificate or agent uses, or that was compromised; make a new one"
+            )
+        )
     if wrong:
         raise Refused("; ".join(f"the CSR {error.problem}" for error in wrong), errors=tuple(wrong))
     profile = await profiles.get(tx, certificate["profile_id"])
