@@ -186,7 +186,7 @@ async def _leave(ctx: Context, operation: Row) -> bool:
         ids = await store.take(tx, operation["id"], _LEFT)
         if ids:
             await _finish(tx, operation["id"], [Outcome(each, "cancelled") for each in ids])
-            crash_point("operation.batch_left")
+            crash_point("operation.batch_done")
     return bool(ids)
 
 

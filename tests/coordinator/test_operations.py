@@ -9,15 +9,15 @@ import pytest
 
 from coordinator.operations import service as operations
 from core.names import parse_name
-from tests.coordinator.world import KEYS, FakeAgent, World, bearer, done, open_world, problem
+from tests.coordinator.world import KEYS, FakeAgent, World, bearer, done, problem
 
 pytestmark = pytest.mark.anyio
 BULK = "/api/v1/certificates/bulk-"
 _MANY = """
 INSERT INTO certificates (id, name, common_name, names, profile_id, issuer_id, renewal_policy_id, owner_id, team_id,
   environment, key_algorithm, lifetime_s)
-SELECT 'mc-many-' || n, 'many', 'many.test', $2, 'prof-default', 'iss-local', 'rp-default', 'default', 'default', 'many',
-  'ecdsa-p256', 86400 FROM generate_series(1, $1::int) AS n
+SELECT 'mc-many-' || n, 'many', 'many.test', $2, 'prof-default', 'iss-local', 'rp-default', 'default', 'default',
+  'many', 'ecdsa-p256', 86400 FROM generate_series(1, $1::int) AS n
 """
 
 
@@ -186,7 +186,7 @@ async def test_bulk_revocation_is_for_admins_and_so_is_its_end(world: World) -> 
 
 async def test_rules_and_references_hold_for_many_as_for_one(world: World) -> None:
     await many(world, 2)
-    rule = {"name": "Owner", "type": "required_owner", "enforce": "block"}
+    rule = {"name": "Owner", "type": "required_owner", "enforce": "block", "config": {"email": True}}
     await world.post("/api/v1/owners", {"id": "o-mute", "name": "Mute", "team_id": "default"})
     await world.post("/api/v1/owners", {"id": "o-ada", "name": "Ada", "email": "a@b.test", "team_id": "default"})
     await world.post("/api/v1/policies", rule)
