@@ -11,7 +11,7 @@ from coordinator.access import routes as access
 from coordinator.agent_groups import routes as agent_groups
 from coordinator.agents import routes as agents
 from coordinator.audit import routes as audit
-from coordinator.certificates import history
+from coordinator.certificates import exporting, history, importing
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
@@ -45,6 +45,8 @@ ROUTES: list[Route] = [
     *oidc.ROUTES,
     *certificates.ROUTES,
     *history.ROUTES,
+    *importing.ROUTES,
+    *exporting.ROUTES,
     *operations.ROUTES,
     *targets.ROUTES,
     *agents.ROUTES,

@@ -15,7 +15,7 @@ import msgspec
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.certificates import store, wishes
-from coordinator.certificates.status import Binding, Holder, Status, status
+from coordinator.certificates.status import Binding, Holder, Imported, Status, status
 from coordinator.certificates.views import CertificateBody
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SOME = 5
 _HOLDERS, _BINDINGS = msgspec.json.Decoder(list[Holder]), msgspec.json.Decoder(list[Binding])
+_IMPORTED = msgspec.json.Decoder(Imported)
 _RULES = msgspec.json.Decoder(AlertRules)
 
 
@@ -215,8 +216,9 @@ async def shown(conn: Connection, actor: Actor, certificate_id: str) -> Row:
 def status_of(row: Row, now: datetime) -> Status:
     """Return how a certificate stands whose row was read with its holders and bindings, if it has any."""
     held, bound, rules = row.get("holders") or "[]", row.get("bindings") or "[]", row.get("alert_rules")
-    alerts = _RULES.decode(rules) if rules else AlertRules((), {}, {})
-    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now)
+    alerts, imported = _RULES.decode(rules) if rules else AlertRules((), {}, {}), row.get("imported")
+    foreign = _IMPORTED.decode(imported) if imported else None
+    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now, foreign)
 
 
 async def target_ids(conn: Connection, certificate_id: str) -> list[str]:

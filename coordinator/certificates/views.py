@@ -22,6 +22,7 @@ class Certificate(msgspec.Struct):
     """What is wanted and how it stands; ``status`` has two axes, life and service.
 
     ``agent_id`` holds a key for it beside the agents of its targets. An archived one is not renewed and served nowhere.
+    ``source`` is how it came here: ``api``, or ``imported`` when it was issued elsewhere.
     """
 
     id: str
@@ -40,18 +41,16 @@ class Certificate(msgspec.Struct):
     target_ids: list[str]
     agent_id: str | None
     archived_at: datetime | None
+    source: str
     revision: int
     created_at: datetime
     updated_at: datetime
     status: Status
 
 
-class CertificateBody(Strict):
-    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
+class Owned(Strict, kw_only=True):
+    """Whose a certificate is, and by which rules it is renewed."""
 
-    common_name: str
-    sans: tuple[str, ...] = ()
-    name: Short = ""
     profile_id: str = "prof-default"
     issuer_id: str | None = None
     renewal_policy_id: str = "rp-default"
@@ -59,13 +58,21 @@ class CertificateBody(Strict):
     team_id: str = "default"
     environment: Short = ""
     tags: dict[Short, Annotated[str, msgspec.Meta(max_length=1000)]] = msgspec.field(default_factory=dict)
+
+
+class CertificateBody(Owned, kw_only=True):
+    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
+
+    common_name: str
+    sans: tuple[str, ...] = ()
+    name: Short = ""
     key_algorithm: KeyAlgorithm | None = None
     lifetime_s: Lifetime | None = None
     target_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_TARGETS)] = ()
     agent_id: str | None = None
 
 
-class CreateCertificate(CertificateBody):
+class CreateCertificate(CertificateBody, kw_only=True):
     """Only ``common_name`` is needed; ``id`` may be chosen.
 
     With ``target_ids`` or ``agent_id`` the issuance starts at once.
@@ -136,13 +143,13 @@ class Sent(msgspec.Struct):
 
 
 class Version(msgspec.Struct):
-    """One issued certificate; ``pem`` is leaf first, without the root."""
+    """One issued certificate; ``pem`` is leaf first, without the root. One that was imported has no ``issuer_id``."""
 
     id: str
     certificate_id: str
     generation: int
     holder: str
-    issuer_id: str
+    issuer_id: str | None
     serial: str
     fingerprint: str
     spki_sha256: str

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -253,6 +254,11 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
     await bindings.version_issued(tx, issued)
     return version_id
+
+
+async def keep_authorities(tx: Transaction, certificates: Sequence[tuple[str, bytes]]) -> None:
+    """Keep certificates of authorities, fingerprint and DER of each, so that chains can be made of them."""
+    await store.save_issuer_certificates(tx, sorted(certificates))  # in one order, whoever else keeps the same
 
 
 async def finish_interrupted(ctx: Context) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import trustme
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -34,6 +35,7 @@ _TOLD = {
     "issuer.key_added": 2,
     "issuer.updated": 1,
     "issuer.removed": 1,
+    "certificate.imported": 1,
     "operation.started": 1,
     "operation.cancelled": 1,
     "operation.ended": 2,
@@ -65,6 +67,8 @@ class Estate:
             target = {"id": target_id, "name": target_id, "type": "files", "agent_id": self.agent_id, "config": config}
             self._post("targets", target)
             self._post("certificates", {"id": certificate_id, "common_name": "e.test", "target_ids": [target_id]})
+        leaf = trustme.CA().issue_cert(f"i{self._number}.test").cert_chain_pems[0].bytes().decode()
+        self.ids.append(self._post("certificates/import", {"pem": leaf})["entries"][0]["certificate_id"])
         self._operate()
         self._call("PATCH", f"targets/{self.ids[0]}", {"config": {"probe": {"port": 9}}}, tag='"1"')
         self._call("DELETE", f"targets/{self.ids[0]}?force=true")

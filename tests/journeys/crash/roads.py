@@ -209,6 +209,7 @@ STAGINGS: dict[str, Staging] = {
     **dict.fromkeys(
         ("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"), beside
     ),
+    "certificate.imported": beside,
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
     "certificate.changed": changed,
