@@ -11,11 +11,12 @@ from coordinator.access import routes as access
 from coordinator.agent_groups import routes as agent_groups
 from coordinator.agents import routes as agents
 from coordinator.audit import routes as audit
-from coordinator.certificates import history
+from coordinator.certificates import exporting, history, importing
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.oidc import routes as oidc
+from coordinator.operations import routes as operations
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
@@ -44,6 +45,9 @@ ROUTES: list[Route] = [
     *oidc.ROUTES,
     *certificates.ROUTES,
     *history.ROUTES,
+    *importing.ROUTES,
+    *exporting.ROUTES,
+    *operations.ROUTES,
     *targets.ROUTES,
     *agents.ROUTES,
     *jobs.ROUTES,

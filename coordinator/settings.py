@@ -90,6 +90,7 @@ class Settings:
     audit_webhook_secret: Secret[str] | None
     max_body_bytes: int
     rate_limits: RateLimits | None
+    exports_per_hour: int
     trusted_proxies: tuple[Network, ...]
     cors_origins: tuple[str, ...]
     lease: timedelta
@@ -134,6 +135,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
         rate_limits=_rate_limits(env),
+        exports_per_hour=env.integer("CERTCTL_CERT_EXPORT_RATE_LIMIT_PER_ACTOR_HR", 50, 0, _MOST_RPS),
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
         cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),

@@ -145,6 +145,45 @@ async def request_issuance(
     return [in_hand[agent_id]["id"] for agent_id in holders]
 
 
+async def renew_revoked(tx: Transaction, certificate_id: str, now: datetime) -> list[str]:
+    """Replace what the holders of a locked certificate have, all of which was revoked; return the issuance jobs."""
+    job_ids = await request_issuance(tx, certificate_id, "revoked")
+    # The loops look at this moment too, should a job be lost.
+    await store.outdate(tx, certificate_id, now)
+    tx.wake(RENEWALS_TOPIC)
+    return job_ids
+
+
+async def stop_renewing(tx: Transaction, certificate_id: str, reason: str) -> None:
+    """Issue nothing for a locked certificate until somebody asks; ``reason`` is told to people."""
+    await jobs.cancel_issuances(tx, certificate_id)
+    await store.set_renewals(tx, certificate_id, dict.fromkeys(await store.holder_agents(tx, certificate_id)))
+    await store.set_holders_reason(tx, certificate_id, reason)
+
+
+async def hold_holders(tx: Transaction, certificate_ids: Sequence[str]) -> None:
+    """Lock who holds some locked certificates, so that no loop queues an issuance for one meanwhile."""
+    await store.lock_holders(tx, certificate_ids)
+
+
+async def send_again(tx: Transaction, certificate_id: str, target_id: str | None) -> list[str]:
+    """Queue a deployment of what each target of a locked certificate should serve, or one of them; return the jobs.
+
+    One whose deployment is in hand keeps that. Targets that are switched off, or have nothing to serve yet, have none.
+    """
+    wanted = {
+        binding["target_id"]: binding
+        for binding in await store.bindings_to_send(tx, certificate_id)
+        if target_id in {None, binding["target_id"]}
+    }
+    in_hand = await jobs.deployments_in_hand(tx, certificate_id, list(wanted))
+    while missing := [binding for target, binding in wanted.items() if target not in in_hand]:
+        for binding in missing:
+            await jobs.queue_deployment(tx, binding, "requested", await jobs.new_run(tx, binding))
+        in_hand = await jobs.deployments_in_hand(tx, certificate_id, list(wanted))
+    return [in_hand[target] for target in wanted]
+
+
 async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
     """Make a new version what its holder's targets want, and queue their deployments."""
     # Jobs before bindings, as in a report: locks in two orders would meet in a deadlock.

@@ -125,6 +125,33 @@ async def set_renewals(conn: Connection, certificate_id: str, due: Mapping[str, 
     )
 
 
+async def set_holders_reason(conn: Connection, certificate_id: str, reason: str) -> None:
+    """Say of all holders of a certificate why there is no newer version."""
+    await conn.execute("UPDATE holders SET reason = $2 WHERE certificate_id = $1", certificate_id, reason)
+
+
+async def lock_holders(conn: Connection, certificate_ids: Sequence[str]) -> None:
+    """Lock the holders of some certificates."""
+    await conn.execute(
+        """
+        SELECT FROM holders WHERE certificate_id = ANY($1) ORDER BY certificate_id, agent_id FOR NO KEY UPDATE
+        """,
+        certificate_ids,
+    )
+
+
+async def bindings_to_send(conn: Connection, certificate_id: str) -> list[Row]:
+    """Return the bindings of a certificate whose target is switched on and should serve a version."""
+    return await conn.fetch(
+        """
+        SELECT bindings.certificate_id, target_id, targets.agent_id, desired_version_id
+        FROM bindings JOIN targets ON targets.id = bindings.target_id
+        WHERE certificate_id = $1 AND targets.enabled AND desired_version_id IS NOT NULL ORDER BY target_id
+        """,
+        certificate_id,
+    )
+
+
 async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str]) -> None:
     """Say that these targets want the certificate."""
     await conn.execute(

@@ -7,11 +7,14 @@ coordinator's clock, by the same rules as in ``status``.
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
 
 from coordinator.certificates.status import Life, Service
-from coordinator.web.paging import PageQuery
+from coordinator.web.paging import PageQuery, filters_of
+from coordinator.web.table import Strict
 from core.errors import InvalidInput
 
 MOST_WORDS, MOST_CHARACTERS = 10, 300
@@ -49,6 +52,31 @@ class CertificateQuery(PageQuery):
     updated_before: datetime | None = None
     updated_after: datetime | None = None
     archived: bool = False
+
+
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)] | None
+_HINTS = get_type_hints(CertificateQuery)
+CertificateFilter = msgspec.defstruct(
+    "CertificateFilter",
+    [
+        (name, _Moment if _HINTS[name] == datetime | None else _HINTS[name], getattr(CertificateQuery(), name))
+        for name in filters_of(CertificateQuery())
+    ],
+    bases=(Strict,),
+    namespace={"__doc__": "The filters of the certificate list, as the list takes them in its query."},
+)
+
+
+def filters(wanted: msgspec.Struct, now: datetime) -> dict[str, Any]:
+    """Return all filters of a ``CertificateFilter``; raise ``InvalidInput`` for a moment that no calendar has."""
+    query = CertificateQuery(**msgspec.structs.asdict(wanted))
+    for name, value in filters_of(query).items():
+        if isinstance(value, datetime):
+            try:
+                value.astimezone(UTC)
+            except OverflowError as error:
+                raise InvalidInput.of(name, "is not a moment of our calendar, taken to UTC") from error
+    return {**filters_of(query), **conditions(query, now)}
 
 
 def conditions(query: CertificateQuery, now: datetime) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.certificates import queries, service, store, wishes
+from coordinator.certificates import queries, revocation, service, store, wishes
 from coordinator.certificates.queries import CertificateQuery
 from coordinator.certificates.service import Caller
 from coordinator.certificates.views import (
@@ -16,8 +16,12 @@ from coordinator.certificates.views import (
     CertificateBody,
     Changed,
     CreateCertificate,
+    Deploy,
     PatchCertificate,
     Renewal,
+    Revocation,
+    Revoke,
+    Sent,
 )
 from coordinator.context import Context
 from coordinator.database.connection import Connection, Transaction
@@ -132,6 +136,19 @@ async def renew(call: Call[NoBody, NoQuery]) -> Renewal:
     return Renewal(row["id"], job_ids, await service.run_of(call.tx, job_ids[0]))
 
 
+async def deploy(call: Call[Deploy, NoQuery]) -> Sent:
+    """Send the targets again what they should serve, also where they are seen to serve it."""
+    row = await service.locked(call.tx, call.actor, _id(call))
+    return Sent(row["id"], await service.deploy(call.tx, _caller(call), row, call.body.target_id))
+
+
+async def revoke(call: Call[Revoke, NoQuery]) -> Revocation:
+    """Revoke every version that has not expired; unless it is not wanted any more, it is renewed with new keys."""
+    row, body = await service.locked(call.tx, call.actor, _id(call)), call.body
+    done = await revocation.revoke(call.ctx, call.tx, _caller(call), row, body.reason, renew=body.renew)
+    return Revocation(row["id"], body.reason, done.version_ids, done.job_ids)
+
+
 def _id(call: Call[Any, Any]) -> str:
     return call.path["certificate_id"]
 
@@ -190,4 +207,26 @@ ROUTES = [
         errors=(NotFound, PreconditionFailed, Conflict),
     ),
     Route("POST", f"{_ONE}/renew", renew, _WRITE, "Renew now", Renewal, status=202, errors=(NotFound, Conflict)),
+    Route(
+        "POST",
+        f"{_ONE}/deploy",
+        deploy,
+        _WRITE,
+        "Send again what is to be served",
+        Sent,
+        request=Deploy,
+        status=202,
+        errors=(NotFound, Conflict),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/revoke",
+        revoke,
+        _WRITE,
+        "Revoke what was issued",
+        Revocation,
+        request=Revoke,
+        status=202,
+        errors=(NotFound, Conflict),
+    ),
 ]

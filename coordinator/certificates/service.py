@@ -6,7 +6,7 @@ in the transaction of the change itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +15,12 @@ import msgspec
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.certificates import store, wishes
-from coordinator.certificates.status import Binding, Holder, Status, status
+from coordinator.certificates.status import Binding, Holder, Imported, Status, status
 from coordinator.certificates.views import CertificateBody
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.database.listing import Scope
 from coordinator.jobs import service as jobs
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
@@ -28,7 +29,7 @@ from coordinator.web.scope import check_inside, visible
 from coordinator.web.table import Actor
 from core.alerts import AlertRules
 from core.crash import crash_point
-from core.errors import Conflict
+from core.errors import Conflict, InvalidInput
 from core.ids import check_chosen, new_id
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _SOME = 5
 _HOLDERS, _BINDINGS = msgspec.json.Decoder(list[Holder]), msgspec.json.Decoder(list[Binding])
+_IMPORTED = msgspec.json.Decoder(Imported)
 _RULES = msgspec.json.Decoder(AlertRules)
 
 
@@ -134,6 +136,55 @@ async def renew(tx: Transaction, caller: Caller, row: Row) -> list[str]:
     return job_ids
 
 
+async def deploy(tx: Transaction, caller: Caller, row: Row, target_id: str | None = None) -> list[str]:
+    """Send the targets of a locked certificate, or one of them, again what they should serve; return the jobs.
+
+    Raises ``Conflict`` when there is nothing to send, or nobody to send it to.
+    """
+    certificate_id = row["id"]
+    check_live(row)
+    job_ids = await bindings.send_again(tx, certificate_id, target_id)
+    if not job_ids:
+        which = "no target" if target_id is None else f"not the target {target_id}"
+        why = "has {} that is switched on and for which a version was issued; see its deployments"
+        raise Conflict(f"certificate {certificate_id} {why.format(which)}")
+    await _record(tx, caller, "deployment_requested", certificate_id, {"job_ids": job_ids})
+    crash_point("certificate.deployment_requested")
+    return job_ids
+
+
+async def check_owners(conn: Connection, actor: Actor, owner_id: str | None, team_id: str | None) -> None:
+    """Raise unless certificates can be given to this owner and this team: ``InvalidInput`` or ``Forbidden``."""
+    there = await store.owned(conn, owner_id, team_id)
+    for field, value, known in (("owner_id", owner_id, there["owner"]), ("team_id", team_id, there["team"])):
+        if not known:
+            raise InvalidInput.of(field, f"there is no {value}")
+    if team_id is not None:
+        check_inside(msgspec.structs.replace(actor, scope=Scope(actor.scope.teams)), team_id, "")
+
+
+async def reassign(tx: Transaction, caller: Caller, row: Row, owner_id: str | None, team_id: str | None) -> None:
+    """Give a locked certificate another owner, another team or both; raise ``Conflict`` when it has these already.
+
+    Raises ``Refused`` for what a rule forbids, ``Forbidden`` for a team that the caller would not see.
+    """
+    wanted = {name: value for name, value in (("owner_id", owner_id), ("team_id", team_id)) if value is not None}
+    changed = {name: value for name, value in wanted.items() if row[name] != value}
+    if not changed:
+        told = " and ".join(f"{name} {value}" for name, value in wanted.items())
+        raise Conflict(f"certificate {row['id']} has {told} already")
+    values = {**{column: row[column] for column in store.TABLE.columns}, **changed}
+    check_inside(caller.actor, values["team_id"], values["environment"])
+    await store.TABLE.replace(tx, row["id"], values)
+    await policies.check(tx, row["id"])
+    await _record(tx, caller, "updated", row["id"], changed)
+
+
+def matching(filters: Mapping[str, Any], scope: Scope) -> tuple[str, list[object]]:
+    """Return the condition under which a row of ``certificates`` is on the list with these filters and this scope."""
+    return store.LISTING.matching(filters, scope)
+
+
 def check_live(row: Row) -> None:
     """Raise ``Conflict`` for an archived certificate."""
     if row["archived_at"] is not None:
@@ -144,6 +195,12 @@ def check_live(row: Row) -> None:
 async def locked(tx: Transaction, actor: Actor, certificate_id: str) -> Row:
     """Return a certificate's row, locked; raise ``NotFound``."""
     return visible(actor, await store.TABLE.get(tx, certificate_id, lock=True), f"certificate {certificate_id}")
+
+
+async def locked_rows(tx: Transaction, actor: Actor, certificate_ids: Sequence[str]) -> dict[str, Row]:
+    """Lock several certificates in the order of their ids; return those that the caller may see, by id."""
+    rows = await store.locked(tx, certificate_ids)
+    return {row["id"]: row for row in rows if not actor.scope.misses(row["team_id"], row["environment"])}
 
 
 async def found(conn: Connection, actor: Actor, certificate_id: str) -> Row:
@@ -159,8 +216,9 @@ async def shown(conn: Connection, actor: Actor, certificate_id: str) -> Row:
 def status_of(row: Row, now: datetime) -> Status:
     """Return how a certificate stands whose row was read with its holders and bindings, if it has any."""
     held, bound, rules = row.get("holders") or "[]", row.get("bindings") or "[]", row.get("alert_rules")
-    alerts = _RULES.decode(rules) if rules else AlertRules((), {}, {})
-    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now)
+    alerts, imported = _RULES.decode(rules) if rules else AlertRules((), {}, {}), row.get("imported")
+    foreign = _IMPORTED.decode(imported) if imported else None
+    return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now, foreign)
 
 
 async def target_ids(conn: Connection, certificate_id: str) -> list[str]:

@@ -14,7 +14,8 @@ Life = Literal["pending", "valid", "due", "expired", "revoked"]
 Service = Literal["served", "partly", "outdated", "not served", "unknown"]
 """``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
 
-
+IMPORTED = "imported"
+"""The source of a certificate that was issued elsewhere, and the holder of that version."""
 _UNHELD = "no agent has a key for it; bind it to a target or an agent"
 
 
@@ -50,6 +51,14 @@ class Binding(msgspec.Struct):
     reason: str
 
 
+class Imported(msgspec.Struct):
+    """The version of a certificate that was issued elsewhere: all there is as long as nobody here holds a key."""
+
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None
+
+
 class Status(msgspec.Struct):
     """A certificate's state. ``expires_at`` is the earliest end of its live versions.
 
@@ -70,7 +79,13 @@ class Status(msgspec.Struct):
     bindings: list[Binding]
 
 
-def status(holders: Sequence[Holder], bindings: Sequence[Binding], rules: AlertRules, now: datetime) -> Status:
+def status(
+    holders: Sequence[Holder],
+    bindings: Sequence[Binding],
+    rules: AlertRules,
+    now: datetime,
+    imported: Imported | None = None,
+) -> Status:
     """Return how a certificate with these holders and bindings stands at ``now``; ``rules`` are its policy's.
 
     The function ``stand_anew`` of the schema follows the same rules, for lists.
@@ -78,32 +93,39 @@ def status(holders: Sequence[Holder], bindings: Sequence[Binding], rules: AlertR
     served = [b for b in bindings if b.desired_version_id and b.served_version_id == b.desired_version_id]
     before = [b for b in bindings if b.served_version_id]
     issued = any(b.desired_version_id for b in bindings)
-    ends = [h.not_after for h in holders if h.not_after]
+    foreign = None if holders else imported
+    ends = [h.not_after for h in holders if h.not_after] or ([foreign.not_after] if foreign else [])
     due = [h.renew_at for h in holders if h.renew_at]
     reasons = [reason for reason in (*(h.reason for h in holders), *(b.reason for b in bindings)) if reason]
     return Status(
-        life=_life(holders, now),
+        life=_life_elsewhere(foreign, now) if foreign else _life(holders, now),
         service=_service(len(served), len(before), len(bindings)) if issued else "unknown",
         served_on=len(served),
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
         renew_at=min(due, default=None),
         failing=any(h.failing for h in holders) or any(b.failing for b in bindings),
-        alert=_alert(holders, rules, now),
-        reason=next(iter(reasons), "" if holders else _UNHELD),
+        alert=_alert(holders, foreign, rules, now),
+        reason=next(
+            iter(reasons), "" if holders else f"it was issued elsewhere, and {_UNHELD}" if foreign else _UNHELD
+        ),
         holders=list(holders),
         bindings=list(bindings),
     )
 
 
-def _alert(holders: Sequence[Holder], rules: AlertRules, now: datetime) -> Alert | None:
-    reached = [
-        alert
-        for holder in holders
-        if holder.issued_at and holder.not_after and not holder.revoked_at
-        for alert in rules.due(holder.issued_at, holder.not_after, holder.issued_at, now)
-    ]
+def _alert(holders: Sequence[Holder], foreign: Imported | None, rules: AlertRules, now: datetime) -> Alert | None:
+    spans = [(h.issued_at, h.not_after) for h in holders if h.issued_at and h.not_after and not h.revoked_at]
+    if foreign and not foreign.revoked_at:
+        spans.append((foreign.not_before, foreign.not_after))
+    reached = [alert for begin, end in spans for alert in rules.due(begin, end, begin, now)]
     return min(reached, key=lambda alert: alert.threshold_days, default=None)
+
+
+def _life_elsewhere(foreign: Imported, now: datetime) -> Life:
+    if foreign.revoked_at:
+        return "revoked"
+    return "expired" if foreign.not_after <= now else "valid"
 
 
 def _life(holders: Sequence[Holder], now: datetime) -> Life:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
@@ -25,6 +28,7 @@ TABLE = Table(
         "lifetime_s",
         "agent_id",
         "archived_at",
+        "source",
     ),
     lock="FOR NO KEY UPDATE",  # they are archived, never removed, so jobs that name one may come in meanwhile
 )
@@ -58,7 +62,11 @@ _SHOWN = f"""{TABLE.reads},
     WHERE bindings.certificate_id = certificates.id) AS bound)::text AS bindings,
   (SELECT json_build_object('thresholds_days', alert_thresholds_days, 'severity_map', alert_severity_map,
       'channels', alert_channels)
-    FROM renewal_policies WHERE renewal_policies.id = certificates.renewal_policy_id)::text AS alert_rules"""
+    FROM renewal_policies WHERE renewal_policies.id = certificates.renewal_policy_id)::text AS alert_rules,
+  CASE WHEN source = 'imported' THEN (
+    SELECT json_build_object('not_before', not_before, 'not_after', not_after, 'revoked_at', revoked_at)
+    FROM certificate_versions AS versions WHERE versions.certificate_id = certificates.id AND holder = 'imported'
+    ORDER BY generation DESC LIMIT 1) END::text AS imported"""
 LISTING = SearchedListing(
     _SHOWN,
     "certificates",
@@ -95,7 +103,7 @@ LISTING = SearchedListing(
 )
 VERSIONS = Listing(
     """id, certificate_id, generation, holder, issuer_id, serial, fingerprint, spki_sha256, key_algorithm, not_before,
-      not_after, revoked_at, created_at, der,
+      not_after, revoked_at, revocation_reason, created_at, der,
       array(SELECT issuers.der FROM unnest(chain) WITH ORDINALITY AS link(fingerprint, place)
             JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers""",
     "certificate_versions",
@@ -123,3 +131,105 @@ TIMELINE = Listing(
 async def shown(conn: Connection, certificate_id: str) -> Row | None:
     """Return one certificate with its holders and bindings."""
     return await conn.fetchrow(f"SELECT {_SHOWN} FROM certificates WHERE id = $1", certificate_id)
+
+
+async def locked(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return certificates, locked in the order of their ids."""
+    return await conn.fetch(
+        f"SELECT {TABLE.reads} FROM certificates WHERE id = ANY($1) ORDER BY id {TABLE.lock}", certificate_ids
+    )
+
+
+async def revoke(conn: Connection, certificate_id: str, now: datetime, reason: str) -> list[Row]:
+    """Mark what was issued and has neither expired nor been revoked; return id and serial of each."""
+    return await conn.fetch(
+        """
+        UPDATE certificate_versions SET revoked_at = $2, revocation_reason = $3
+        WHERE certificate_id = $1 AND revoked_at IS NULL AND not_after > $2 RETURNING id, serial
+        """,
+        certificate_id,
+        now,
+        reason,
+    )
+
+
+async def newest_revocation(conn: Connection, certificate_id: str) -> Row | None:
+    """Return when and why a version was revoked last."""
+    return await conn.fetchrow(
+        """
+        SELECT revoked_at, revocation_reason FROM certificate_versions
+        WHERE certificate_id = $1 AND revoked_at IS NOT NULL ORDER BY revoked_at DESC LIMIT 1
+        """,
+        certificate_id,
+    )
+
+
+async def owned(conn: Connection, owner_id: str | None, team_id: str | None) -> Row:
+    """Say whether an owner and a team are there; one that is not asked for is."""
+    row = await conn.fetchrow(
+        """
+        SELECT $1::text IS NULL OR EXISTS (SELECT FROM owners WHERE id = $1) AS owner,
+          $2::text IS NULL OR EXISTS (SELECT FROM teams WHERE id = $2) AS team
+        """,
+        owner_id,
+        team_id,
+    )
+    assert row is not None  # noqa: S101 - a select without a table has one row
+    return row
+
+
+async def with_fingerprints(conn: Connection, fingerprints: Sequence[str]) -> list[Row]:
+    """Return those of some fingerprints that versions have, with their certificates."""
+    return await conn.fetch(
+        """
+        SELECT fingerprint, certificate_id, team_id, environment
+        FROM certificate_versions JOIN certificates ON certificates.id = certificate_id WHERE fingerprint = ANY($1)
+        """,
+        fingerprints,
+    )
+
+
+async def insert_foreign(conn: Connection, version: Mapping[str, object]) -> None:
+    """Store the only version of a certificate that was issued elsewhere."""
+    await conn.execute(
+        """
+        INSERT INTO certificate_versions (id, certificate_id, generation, holder, issuer_ski, serial, fingerprint,
+          spki_sha256, key_algorithm, not_before, not_after, der, chain)
+        VALUES ($1, $2, 1, $3, '', $4, $5, $6, $7, $8, $9, $10, $11)
+        """,
+        *version.values(),
+    )
+
+
+async def stand_anew(conn: Connection, certificate_ids: Sequence[str]) -> None:
+    """Say in the rows of certificates how they stand, where no trigger does."""
+    await conn.execute("SELECT stand_anew($1)", certificate_ids)
+
+
+async def newest_version(conn: Connection, certificate_id: str) -> str | None:
+    """Return the newest version of a certificate, one that was revoked only when there is no other."""
+    version_id: str | None = await conn.fetchval(
+        """
+        SELECT id FROM certificate_versions WHERE certificate_id = $1
+        ORDER BY revoked_at IS NOT NULL, created_at DESC, id DESC LIMIT 1
+        """,
+        certificate_id,
+    )
+    return version_id
+
+
+async def newest_versions(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the newest version of each certificate that has one, in the given order."""
+    return await conn.fetch(
+        """
+        SELECT versions.certificate_id, versions.der,
+          array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
+                JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
+        FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, number)
+        CROSS JOIN LATERAL (
+          SELECT certificate_id, der, chain FROM certificate_versions WHERE certificate_id = asked.id
+          ORDER BY revoked_at IS NOT NULL, created_at DESC, certificate_versions.id DESC LIMIT 1) AS versions
+        ORDER BY number
+        """,
+        certificate_ids,
+    )

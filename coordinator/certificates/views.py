@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from coordinator.certificates.revocation import Reason
 from coordinator.certificates.status import Status
 from coordinator.profiles.service import Lifetime
 from coordinator.web.resource import patch_of
@@ -21,6 +22,7 @@ class Certificate(msgspec.Struct):
     """What is wanted and how it stands; ``status`` has two axes, life and service.
 
     ``agent_id`` holds a key for it beside the agents of its targets. An archived one is not renewed and served nowhere.
+    ``source`` is how it came here: ``api``, or ``imported`` when it was issued elsewhere.
     """
 
     id: str
@@ -39,18 +41,16 @@ class Certificate(msgspec.Struct):
     target_ids: list[str]
     agent_id: str | None
     archived_at: datetime | None
+    source: str
     revision: int
     created_at: datetime
     updated_at: datetime
     status: Status
 
 
-class CertificateBody(Strict):
-    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
+class Owned(Strict, kw_only=True):
+    """Whose a certificate is, and by which rules it is renewed."""
 
-    common_name: str
-    sans: tuple[str, ...] = ()
-    name: Short = ""
     profile_id: str = "prof-default"
     issuer_id: str | None = None
     renewal_policy_id: str = "rp-default"
@@ -58,13 +58,21 @@ class CertificateBody(Strict):
     team_id: str = "default"
     environment: Short = ""
     tags: dict[Short, Annotated[str, msgspec.Meta(max_length=1000)]] = msgspec.field(default_factory=dict)
+
+
+class CertificateBody(Owned, kw_only=True):
+    """Only ``common_name`` is needed. With ``target_ids`` or ``agent_id`` the issuance starts at once."""
+
+    common_name: str
+    sans: tuple[str, ...] = ()
+    name: Short = ""
     key_algorithm: KeyAlgorithm | None = None
     lifetime_s: Lifetime | None = None
     target_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_TARGETS)] = ()
     agent_id: str | None = None
 
 
-class CreateCertificate(CertificateBody):
+class CreateCertificate(CertificateBody, kw_only=True):
     """Only ``common_name`` is needed; ``id`` may be chosen.
 
     With ``target_ids`` or ``agent_id`` the issuance starts at once.
@@ -102,14 +110,46 @@ class Renewal(msgspec.Struct):
     run_id: str
 
 
+class Revoke(Strict):
+    """Why (RFC 5280 section 5.3.1), and whether to ``renew``: unless said, by the reason.
+
+    What has ceased operation or is on hold is not renewed; all else is, as long as somebody holds it.
+    """
+
+    reason: Reason = "unspecified"
+    renew: bool | None = None
+
+
+class Revocation(msgspec.Struct):
+    """The versions that were revoked, and the issuance jobs that replace them."""
+
+    certificate_id: str
+    reason: str
+    version_ids: list[str]
+    job_ids: list[str]
+
+
+class Deploy(Strict):
+    """``target_id`` is the only target that is meant."""
+
+    target_id: str | None = None
+
+
+class Sent(msgspec.Struct):
+    """The deployment jobs, those already in hand included."""
+
+    certificate_id: str
+    job_ids: list[str]
+
+
 class Version(msgspec.Struct):
-    """One issued certificate; ``pem`` is leaf first, without the root."""
+    """One issued certificate; ``pem`` is leaf first, without the root. One that was imported has no ``issuer_id``."""
 
     id: str
     certificate_id: str
     generation: int
     holder: str
-    issuer_id: str
+    issuer_id: str | None
     serial: str
     fingerprint: str
     spki_sha256: str
@@ -117,6 +157,7 @@ class Version(msgspec.Struct):
     not_before: datetime
     not_after: datetime
     revoked_at: datetime | None
+    revocation_reason: str | None
     created_at: datetime
     pem: str
 

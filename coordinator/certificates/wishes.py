@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.certificates.views import CertificateBody
+from coordinator.certificates.views import CertificateBody, Owned
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.profiles import service as profiles
@@ -56,6 +56,7 @@ async def row_of(conn: Connection, body: CertificateBody, before: Row | None = N
         "lifetime_s": body.lifetime_s or profile.default_lifetime_s,
         "agent_id": body.agent_id,
         "archived_at": None,
+        "source": "api" if before is None else before["source"],
     }
     if before is None or content_differs(before, row):
         profile.check(names, row["key_algorithm"], row["lifetime_s"], row["issuer_id"])
@@ -92,8 +93,8 @@ def taken(error: Exception, certificate_id: str) -> Conflict:
     return Conflict(f"a certificate with the id {certificate_id} is there already")
 
 
-def unknown_reference(error: Exception, body: CertificateBody) -> InvalidInput:
+def unknown_reference(error: Exception, body: Owned) -> InvalidInput:
     """Say which of the named things does not exist; the database names the constraint, we name the field."""
     constraint = str(getattr(error, "constraint_name", ""))
     field = next((name for name in _REFERENCES if name in constraint), "agent_id")
-    return InvalidInput.of(field, f"there is no {getattr(body, field)}")
+    return InvalidInput.of(field, f"there is no {getattr(body, field, '')}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,7 +141,11 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
             FieldError("csr", f"holds a key of {facts.key_algorithm}; wanted is {certificate['key_algorithm']}")
         )
     if await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder):
-        wrong.append(FieldError("csr", "holds a key that another certificate or another agent uses; make a new one"))
+        wrong.append(
+            FieldError(
+                "csr", "holds a key that another certificate or agent uses, or that was compromised; make a new one"
+            )
+        )
     if wrong:
         raise Refused("; ".join(f"the CSR {error.problem}" for error in wrong), errors=tuple(wrong))
     profile = await profiles.get(tx, certificate["profile_id"])
@@ -249,6 +254,11 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
     await bindings.version_issued(tx, issued)
     return version_id
+
+
+async def keep_authorities(tx: Transaction, certificates: Sequence[tuple[str, bytes]]) -> None:
+    """Keep certificates of authorities, fingerprint and DER of each, so that chains can be made of them."""
+    await store.save_issuer_certificates(tx, sorted(certificates))  # in one order, whoever else keeps the same
 
 
 async def finish_interrupted(ctx: Context) -> int:

@@ -95,12 +95,15 @@ async def chain_of(conn: Connection, version_id: str) -> tuple[bytes, ...]:
 
 
 async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, holder: str) -> bool:
-    """Say whether another certificate or another holder has this key, or will have it once its request is signed."""
+    """Say whether another certificate or another holder has this key, or will have it once its request is signed.
+
+    One that was compromised is in use, whoever has it.
+    """
     return bool(
         await conn.fetchval(
             """
             SELECT EXISTS (SELECT FROM certificate_versions
-              WHERE spki_sha256 = $1 AND (certificate_id, holder) <> ($2, $3))
+              WHERE spki_sha256 = $1 AND ((certificate_id, holder) <> ($2, $3) OR revocation_reason = 'keyCompromise'))
             OR EXISTS (SELECT FROM issuance_requests AS requests JOIN jobs ON jobs.id = requests.job_id
               WHERE requests.state = 'signing' AND spki_sha256 = $1
                 AND (requests.certificate_id, agent_id) <> ($2, $3))

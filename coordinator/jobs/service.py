@@ -254,6 +254,17 @@ async def renewals_in_hand(conn: Transaction, certificate_id: str) -> dict[str, 
     return {row["agent_id"]: row for row in rows}
 
 
+async def deployments_in_hand(conn: Transaction, certificate_id: str, target_ids: Sequence[str]) -> dict[str, str]:
+    """Return the live deployment jobs of a certificate to these targets, by target; those that back off start now."""
+    live = await store.live(conn, {"certificate_id": certificate_id, "kind": JobKind.DEPLOYMENT})
+    rows = [row for row in live if row["target_id"] in target_ids]
+    waiting = [row for row in rows if row["waiting"]]
+    if waiting:
+        await store.start_now(conn, [row["id"] for row in waiting])
+        conn.wake(*(agent_topic(row["agent_id"]) for row in waiting))
+    return {row["target_id"]: row["id"] for row in rows}
+
+
 async def expired_leases(conn: Transaction, limit: int) -> list[Row]:
     """Return deployments, locked, whose agent stopped extending their lease."""
     return await store.expired(conn, limit)

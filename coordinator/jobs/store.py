@@ -239,7 +239,9 @@ async def live(conn: Connection, where: Mapping[str, str]) -> list[Row]:
     conditions = " AND ".join(f"{column} = ${place}" for place, column in enumerate(where, 1))
     return await conn.fetch(
         f"""
-        SELECT id, kind, state, run_id, agent_id, certificate_id FROM jobs WHERE {conditions}
+        SELECT id, kind, state, run_id, agent_id, certificate_id, target_id,
+          state IN ('AwaitingCSR', 'Pending') AND not_before > now() AS waiting
+        FROM jobs WHERE {conditions}
           AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA', 'Pending', 'Running')
         ORDER BY kind DESC, id FOR UPDATE
         """,

@@ -26,6 +26,7 @@ from coordinator.issuance import service as issuance
 from coordinator.limits import service as limits
 from coordinator.loops.turn import Turn
 from coordinator.oidc import service as oidc
+from coordinator.operations import service as operations
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.sessions import service as sessions
@@ -76,6 +77,7 @@ async def _cleaning(ctx: Context) -> float:
     await sessions.purge(ctx)
     await oidc.purge(ctx)
     await limits.purge(ctx)
+    await operations.purge(ctx)
     return CLEANING.interval_s
 
 
@@ -84,6 +86,13 @@ async def _rules(ctx: Context) -> float:
     while await policies.scan(ctx):
         pass
     return RULES.interval_s
+
+
+async def _operations(ctx: Context) -> float:
+    """Work off what was asked for many certificates."""
+    while not ctx.stopping and await operations.work(ctx):
+        pass
+    return OPERATIONS.interval_s
 
 
 async def _sealing(ctx: Context) -> float:
@@ -103,11 +112,12 @@ RENEWALS = Loop("renewals", 60.0, _renewals)
 RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
 RULES = Loop("rules", 60.0, _rules)
+OPERATIONS = Loop(operations.OPERATIONS_TOPIC, 10.0, _operations)
 # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
 SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
 HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
 MONTHS = Loop("audit-months", 3600.0, _months)
-LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, SEALING, HEADS, MONTHS)
+LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, OPERATIONS, SEALING, HEADS, MONTHS)
 
 
 async def run(ctx: Context) -> None:

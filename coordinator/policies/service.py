@@ -48,6 +48,13 @@ async def check(tx: Transaction, certificate_id: str) -> None:
         raise Refused("; ".join(f"{each.field} {each.problem}" for each in blocked), errors=tuple(blocked))
 
 
+async def note(tx: Transaction, certificate_ids: Sequence[str]) -> None:
+    """Hold certificates that are simply there against every rule: violations are stored, and nothing is refused."""
+    rules = await store.enabled(tx)
+    if rules and certificate_ids:
+        await _judge(tx, rules, [_wanted(row) for row in await store.wanted_all(tx, certificate_ids)])
+
+
 async def _judge(tx: Transaction, rules: Sequence[Row], certificates: Sequence[Wanted]) -> list[tuple[Row, FieldError]]:
     """Store and close the violations of certificates by rules; return what is wrong with which rule."""
     wrong: list[tuple[Row, FieldError]] = []

@@ -53,6 +53,11 @@ async def wanted(conn: Connection, certificate_id: str) -> Row | None:
     return await conn.fetchrow(f"{_WANTED} WHERE certificates.id = $1", certificate_id)
 
 
+async def wanted_all(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return the same of some certificates."""
+    return await conn.fetch(f"{_WANTED} WHERE certificates.id = ANY($1)", certificate_ids)
+
+
 async def wanted_after(conn: Connection, certificate_id: str, limit: int) -> list[Row]:
     """Return the same of the next certificates after one, by id."""
     return await conn.fetch(

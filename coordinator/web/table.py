@@ -29,6 +29,7 @@ class Permission(StrEnum):
 
     READ = "inventory:read"
     CERTIFICATES_WRITE = "certificates:write"
+    CERTIFICATES_BULK_REVOKE = "certificates:bulk-revoke"
     TARGETS_WRITE = "targets:write"
     AGENTS_WRITE = "agents:write"
     ISSUERS_WRITE = "issuers:write"

@@ -104,7 +104,7 @@ async def test_a_key_of_another_certificate_or_agent_is_refused_and_the_own_one_
     for holder in (agent, other):
         item = await holder.item()
         refused = problem(await holder.submit(item, csr_for(item, key)), 422, "csr")
-        assert "another certificate or another agent uses" in refused["detail"]
+        assert "another certificate or agent uses" in refused["detail"]
         await holder.issue(item)
     await world.post(f"/api/v1/certificates/{certificate_id}/renew")
     item = await agent.item()

@@ -39,7 +39,15 @@ async def a_session(world: World, team: str) -> str:
     return str(await world.value("SELECT id FROM sessions WHERE teams = ARRAY[$1]", team))
 
 
+async def an_operation(world: World, team: str) -> str:
+    made = await world.post("/api/v1/api-keys", {"name": f"of {team}", "role": "operator", "teams": [team]})
+    body = {"filter": {"q": "nothing"}, "dry_run": True}
+    begun = await world.http.post("/api/v1/certificates/bulk-renew", headers=bearer(made["key"]), json=body)
+    return str(done(begun)["snapshot"])
+
+
 SCOPED: dict[str, Maker] = {"team_id": a_team, "owner_id": an_owner, "key_id": a_key, "session_id": a_session}
+SCOPED["operation_id"] = an_operation
 """Resources by the parameter that names them in a path, and how one of a team is made."""
 OF_ALL = {
     *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),

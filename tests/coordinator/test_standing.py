@@ -30,6 +30,14 @@ class Scribbler:
         self.random = random.Random(seed)
         self.versions: dict[str, list[str]] = {}
 
+    async def from_elsewhere(self, certificate_id: str) -> None:
+        """Give a certificate a version that was imported, as long as nobody holds it."""
+        ends, version_id = self.moment(), f"cv-of-{certificate_id}"
+        await self.world.execute(_VERSION, version_id, certificate_id, 1, "imported", ends)
+        await self.world.execute("UPDATE certificates SET source = 'imported' WHERE id = $1", certificate_id)
+        await self.world.execute("SELECT stand_anew(ARRAY[$1])", certificate_id)
+        self.versions[certificate_id] = [version_id]
+
     async def version(self, certificate_id: str) -> str | None:
         """Return a version of the certificate, an old or a new one, or None."""
         known = self.versions.setdefault(certificate_id, [])
@@ -79,8 +87,10 @@ async def test_lists_find_a_certificate_under_what_they_show(world: World) -> No
     targets = [await world.target(agents[number % 3], f"t-{number}") for number in range(120)]
     ids = [(await world.certificate(common_name=f"n{number}.test"))[0] for number in range(CERTIFICATES)]
     scribbler = Scribbler(world, [agent.id for agent in agents], targets, seed=20)
+    for certificate_id in ids[::3]:
+        await scribbler.from_elsewhere(certificate_id)
     for _ in range(STEPS * 4):
-        await scribbler.step(scribbler.random.choice(ids))
+        await scribbler.step(scribbler.random.choice(ids[:-6]))
     shown = (await world.get("/api/v1/certificates", per_page=500))["data"]
     seen = Counter[str]()
     for axis, values in (("life", get_args(Life)), ("service", get_args(Service))):

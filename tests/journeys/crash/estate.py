@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import msgspec
+import trustme
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -33,6 +35,10 @@ _TOLD = {
     "issuer.key_added": 2,
     "issuer.updated": 1,
     "issuer.removed": 1,
+    "certificate.imported": 1,
+    "operation.started": 1,
+    "operation.cancelled": 1,
+    "operation.ended": 2,
 }
 
 
@@ -61,6 +67,9 @@ class Estate:
             target = {"id": target_id, "name": target_id, "type": "files", "agent_id": self.agent_id, "config": config}
             self._post("targets", target)
             self._post("certificates", {"id": certificate_id, "common_name": "e.test", "target_ids": [target_id]})
+        leaf = trustme.CA().issue_cert(f"i{self._number}.test").cert_chain_pems[0].bytes().decode()
+        self.ids.append(self._post("certificates/import", {"pem": leaf})["entries"][0]["certificate_id"])
+        self._operate()
         self._call("PATCH", f"targets/{self.ids[0]}", {"config": {"probe": {"port": 9}}}, tag='"1"')
         self._call("DELETE", f"targets/{self.ids[0]}?force=true")
         self._call("DELETE", f"agents/{self.agent_id}?force=true&reason=over")
@@ -72,11 +81,33 @@ class Estate:
         assert keys == 2, "a key was made twice or not at all"
         self._call("DELETE", f"issuers/{issuer}")
 
+    def _operate(self) -> None:
+        """Give the certificates to a team in one operation, and plan another one that is not wanted after all."""
+        team = f"team-e{self._number}"
+        self._post("teams", {"id": team, "name": team})
+        started = self._post("certificates/bulk-reassign", {"ids": self.certificates, "team_id": team})
+        planned = self._post("certificates/bulk-renew", {"ids": self.certificates, "dry_run": True})
+        self._call("POST", f"operations/{planned['snapshot']}/cancel")
+        for begun, outcome in ((started, "succeeded"), (planned, "cancelled")):
+            operation_id = str(begun["operation"]["id"])
+            self.ids.append(operation_id)
+            self._lane.wait("the operation has ended", partial(self._ended, operation_id))
+            told = "SELECT count(*) AS value FROM operation_items WHERE operation_id = $1 AND outcome = $2"
+            assert self._lane.value(told, operation_id, outcome) == len(self.certificates)
+
+    def _ended(self, operation_id: str) -> bool:
+        ended = "SELECT finished_at IS NOT NULL AS value FROM operations WHERE id = $1"
+        return bool(self._lane.value(ended, operation_id))
+
     def problems(self) -> list[str]:
         """Return what is not as it should be."""
         rows = self._lane.rows("SELECT action FROM audit_events WHERE resource_id = ANY($1)", self.ids)
         told = Counter(str(row["action"]) for row in rows)
         wrong = [f"{told[action]} events {action}" for action, count in _TOLD.items() if told[action] != count]
+        changed = "SELECT revision AS value FROM certificates WHERE id = $1"
+        wrong += [
+            f"{each} was changed more than once" for each in self.certificates if self._lane.value(changed, each) > 2
+        ]
         live = "SELECT count(*) AS value FROM jobs WHERE agent_id = $1 AND state <> 'Cancelled'"
         held = "SELECT count(*) AS value FROM holders WHERE agent_id = $1"
         kept = "SELECT count(*) AS value FROM targets WHERE agent_id = $1 AND archived_at IS NULL"

@@ -41,7 +41,11 @@ UNREACHED = (
         AFTER_THE_FIRST,
     ),
     Unreached(("certificate.created",), "it is wanted already", AFTER_THE_FIRST),
-    Unreached(("certificate.changed", "certificate.archived"), "nothing is changed before it is there", ("first",)),
+    Unreached(
+        ("certificate.changed", "certificate.archived", "certificate.revoked", "certificate.deployment_requested"),
+        "nothing is changed before it is there",
+        ("first",),
+    ),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
     Unreached(("renewal.queued",), "nothing is due before it was issued", ("first",)),
     Unreached(

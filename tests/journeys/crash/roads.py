@@ -143,6 +143,19 @@ def changed(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None
     subject.change(archived=cell.point == "certificate.archived")
 
 
+def revoked(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """What is served is revoked, which is the request for a renewal."""
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.revoke()
+
+
+def sent_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """What is served is sent again just before a renewal is asked for."""
+    lane.arm(lane.coordinator.process, cell.armed)
+    subject.send_again()
+    subject.ask()
+
+
 def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
     failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
@@ -193,11 +206,16 @@ STAGINGS: dict[str, Staging] = {
     "keystore.request_dropped": refused,
     "audit.month_made": month_missing,
     "audit.month_dropped": month_expired,
-    **dict.fromkeys(("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*"), beside),
+    **dict.fromkeys(
+        ("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"), beside
+    ),
+    "certificate.imported": beside,
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
     "certificate.changed": changed,
     "certificate.archived": changed,
+    "certificate.revoked": revoked,
+    "certificate.deployment_requested": sent_again,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
@@ -205,6 +223,8 @@ NOT_BROUGHT_ABOUT = {
     ("renewal.queued", "first"),
     ("certificate.changed", "first"),
     ("certificate.archived", "first"),
+    ("certificate.revoked", "first"),
+    ("certificate.deployment_requested", "first"),
     ("reconcile.issuance_queued", "renewal"),
     ("reconcile.issuance_queued", "undo"),
 }

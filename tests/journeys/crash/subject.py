@@ -20,7 +20,7 @@ _ENDED = "('Completed', 'Failed', 'Cancelled')"
 
 
 class Subject:
-    """``asked`` counts the requests, ``due`` the renewals without one, ``changes`` those of what is wanted.
+    """``created`` and ``renewals`` count requests, ``due`` renewals without one, ``changes`` those of what is wanted.
 
     Each has to end in one version.
     """
@@ -31,6 +31,7 @@ class Subject:
         self.name = f"s{number}.example.test"
         self.certificate_id, self.target_id = f"mc-s{number}", f"tgt-s{number}"
         self.created, self.renewals, self.due, self.changes, self.archived = 0, 0, 0, 0, 0
+        self.revoked, self.sent = 0, 0
         self.placeholder = lane.sites.add(self.name, layout)
         self.folder = lane.sites.sites[self.name].folder
         self.cert, self.key = lane.sites.sites[self.name].cert_path, lane.sites.sites[self.name].key_path
@@ -43,7 +44,7 @@ class Subject:
     @property
     def requests(self) -> int:
         """Return how many versions there have to be in the end."""
-        return self.created + self.renewals + self.due + self.changes
+        return self.created + self.renewals + self.due + self.changes + self.revoked
 
     @property
     def pair(self) -> tuple[Path, ...]:
@@ -81,6 +82,26 @@ class Subject:
         self.changes += 1
         body["lifetime_s"] = (50 + self.changes) * 86400
         self.lane.patiently(lambda: str(self.lane.api.call("PATCH", path, body)["job_ids"]))
+
+    def revoke(self) -> None:
+        """Revoke what is served; repeated, it is the same revocation."""
+        self.revoked += 1
+        self.lane.patiently(self._revoke)
+
+    def _revoke(self) -> str:
+        path = f"/api/v1/certificates/{self.certificate_id}/revoke"
+        try:
+            return str(self.lane.api.post(path, {"reason": "superseded"})["version_ids"])
+        except APIError as error:
+            if error.status != 409:
+                raise
+            return "done before"
+
+    def send_again(self) -> None:
+        """Have what is served deployed once more."""
+        self.sent += 1
+        path = f"/api/v1/certificates/{self.certificate_id}/deploy"
+        self.lane.patiently(lambda: str(self.lane.api.post(path)["job_ids"]))
 
     def fall_due(self) -> None:
         """Let time pass for its renewal."""

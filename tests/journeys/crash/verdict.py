@@ -97,6 +97,8 @@ def _trail(subject: Subject) -> list[str]:
         "certificate.due": subject.due,
         "certificate.updated": subject.changes,
         "certificate.archived": subject.archived,
+        "certificate.revoked": subject.revoked,
+        "certificate.deployment_requested": subject.sent,
         "certificate.csr_accepted": done["issuance.Completed"],
         "certificate.issued": subject.requests,
         "issuance.failed": done["issuance.Failed"],
