@@ -10,6 +10,7 @@ from quart import Quart
 from coordinator.access import routes as access
 from coordinator.agent_groups import routes as agent_groups
 from coordinator.agents import routes as agents
+from coordinator.approvals import routes as approvals
 from coordinator.audit import routes as audit
 from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
@@ -47,6 +48,7 @@ ROUTES: list[Route] = [
     *targets.ROUTES,
     *agents.ROUTES,
     *jobs.ROUTES,
+    *approvals.ROUTES,
     *profiles.ROUTES,
     *renewal_policies.ROUTES,
     *agent_groups.ROUTES,

@@ -26,6 +26,7 @@ _SHORTEST_RETENTION = timedelta(days=31)
 _SHORTEST_SESSION, _LONGEST_SESSION = timedelta(minutes=5), timedelta(days=30)
 _MOST_RPS = 1_000_000
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_SHORTEST_PATIENCE, _LONGEST_PATIENCE = timedelta(minutes=1), timedelta(days=365)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
@@ -93,6 +94,8 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     cors_origins: tuple[str, ...]
     lease: timedelta
+    csr_timeout: timedelta
+    approval_timeout: timedelta
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
@@ -137,6 +140,8 @@ def load(variables: Mapping[str, str]) -> Settings:
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
         cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
+        csr_timeout=env.read("CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24), _patience),
+        approval_timeout=env.read("CERTCTL_JOB_AWAITING_APPROVAL_TIMEOUT", timedelta(hours=168), _patience),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),
@@ -240,6 +245,14 @@ def _lease(text: str) -> timedelta:
         message = f"is {text!r}; use a duration from 1m, which outlasts a long poll, to 1h"
         raise ValueError(message)
     return lease
+
+
+def _patience(text: str) -> timedelta:
+    patience = parse_duration(text)
+    if not _SHORTEST_PATIENCE <= patience <= _LONGEST_PATIENCE:
+        message = f"is {text!r}; use a duration from 1m to 365d"
+        raise ValueError(message)
+    return patience
 
 
 def _retention(text: str) -> timedelta:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.agents import service as agents
+from coordinator.approvals import deciding as approvals
+from coordinator.approvals.service import APPROVALS_TOPIC
 from coordinator.audit import heads, months, sealing
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
@@ -86,6 +88,12 @@ async def _rules(ctx: Context) -> float:
     return RULES.interval_s
 
 
+async def _approvals(ctx: Context) -> float:
+    """Cancel what was not approved in time."""
+    seconds = await approvals.expire(ctx)
+    return APPROVALS.interval_s if seconds is None else seconds
+
+
 async def _sealing(ctx: Context) -> float:
     return await sealing.seal(ctx, SEALING.interval_s)
 
@@ -103,11 +111,12 @@ RENEWALS = Loop("renewals", 60.0, _renewals)
 RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
 RULES = Loop("rules", 60.0, _rules)
+APPROVALS = Loop(APPROVALS_TOPIC, 60.0, _approvals)
 # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
 SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
 HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
 MONTHS = Loop("audit-months", 3600.0, _months)
-LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, SEALING, HEADS, MONTHS)
+LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, APPROVALS, SEALING, HEADS, MONTHS)
 
 
 async def run(ctx: Context) -> None:

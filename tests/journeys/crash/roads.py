@@ -128,6 +128,28 @@ def changed_rule(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
     _marked(lane, cell, subject, "INSERT INTO policy_scans (rule_id) VALUES ('pol-owner')")
 
 
+def approved(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """A second person has to agree, and does, again after a death that left the vote unheard."""
+    lane.rows("UPDATE profiles SET requires_approval = true")
+    subject.ask()
+    waiting = "SELECT id FROM approvals WHERE certificate_id = $1 AND state = 'pending'"
+    lane.wait("it waits for approval", lambda: len(lane.rows(waiting, subject.certificate_id)) == 1)
+    approval_id = lane.value(waiting, subject.certificate_id)
+    second = lane.api.post("/api/v1/api-keys", {"name": f"second-{approval_id}", "role": "approver"})["key"]
+    lane.arm(lane.coordinator.process, cell.armed)
+    lane.wait("the coordinator serves again", lane.is_ready)
+
+    def agree() -> str:
+        path, headers = f"/api/v1/approvals/{approval_id}/approve", {"Authorization": f"Bearer {second}"}
+        response = lane.api.http.post(path, headers=headers, json={})
+        assert response.status_code in {200, 409}, response.text
+        return "approved"
+
+    decided = "SELECT coalesce(max(state), '') FROM approvals WHERE id = $1 AND state <> 'pending'"
+    lane.patiently(agree, lambda: str(lane.value(decided, approval_id)))
+    lane.rows("UPDATE profiles SET requires_approval = false")
+
+
 def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
     """Leave a mark for the loops while no coordinator runs."""
     lane.agent.process.signal(signal.SIGSTOP)
@@ -196,6 +218,7 @@ STAGINGS: dict[str, Staging] = {
     **dict.fromkeys(("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*"), beside),
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
+    "approval.*": approved,
     "certificate.changed": changed,
     "certificate.archived": changed,
 }
