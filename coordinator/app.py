@@ -16,6 +16,7 @@ from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.notifications import routes as notifications
 from coordinator.oidc import routes as oidc
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
@@ -49,6 +50,7 @@ ROUTES: list[Route] = [
     *agents.ROUTES,
     *jobs.ROUTES,
     *approvals.ROUTES,
+    *notifications.ROUTES,
     *profiles.ROUTES,
     *renewal_policies.ROUTES,
     *agent_groups.ROUTES,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from connectors.notifiers.smtp import MailServer
 from coordinator.oidc import settings as oidc
 from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
@@ -26,6 +27,7 @@ _SHORTEST_RETENTION = timedelta(days=31)
 _SHORTEST_SESSION, _LONGEST_SESSION = timedelta(minutes=5), timedelta(days=30)
 _MOST_RPS = 1_000_000
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_ADDRESS = re.compile(r"[^\s@<>,;\x00-\x1f]+@[^\s@<>,;\x00-\x1f]+")
 _SHORTEST_PATIENCE, _LONGEST_PATIENCE = timedelta(minutes=1), timedelta(days=365)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
@@ -89,6 +91,10 @@ class Settings:
     audit_retention: timedelta | None
     audit_webhook_url: str
     audit_webhook_secret: Secret[str] | None
+    webhook_url: str
+    webhook_secret: Secret[str] | None
+    mail_server: MailServer | None
+    notification_recipients: tuple[str, ...]
     max_body_bytes: int
     rate_limits: RateLimits | None
     trusted_proxies: tuple[Network, ...]
@@ -135,6 +141,10 @@ def load(variables: Mapping[str, str]) -> Settings:
         audit_retention=env.read("CERTCTL_AUDIT_RETENTION", None, _retention),
         audit_webhook_url=env.read("CERTCTL_AUDIT_WEBHOOK_URL", "", _webhook_url),
         audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
+        webhook_url=env.read("CERTCTL_WEBHOOK_URL", "", _webhook_url),
+        webhook_secret=env.secret("CERTCTL_WEBHOOK_SECRET"),
+        mail_server=_mail_server(env),
+        notification_recipients=env.read("CERTCTL_NOTIFICATION_RECIPIENTS", (), _recipients),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
         rate_limits=_rate_limits(env),
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
@@ -165,6 +175,8 @@ def _check_pairs(env: Environment, settings: Settings) -> None:
         env.problem("CERTCTL_DATABASE_URL", "is missing: with CERTCTL_DATABASE_OWNER_URL, give the application's too")
     if settings.audit_webhook_secret and not settings.audit_webhook_url:
         env.problem("CERTCTL_AUDIT_WEBHOOK_URL", "is missing: there is a secret for it")
+    if settings.webhook_secret and not settings.webhook_url:
+        env.problem("CERTCTL_WEBHOOK_URL", "is missing: there is a secret for it")
     if settings.pki_port and settings.pki_port == settings.port and settings.pki_host == settings.host:
         env.problem("CERTCTL_PKI_PORT", f"is {settings.pki_port}, where HTTPS listens already; choose another one")
 
@@ -204,6 +216,32 @@ def _bootstrap_token(env: Environment) -> Secret[str] | None:
             "is a static token, which CERTCTL_ENROLLMENT=one-time forbids: unset one of both",
         )
     return token
+
+
+def _mail_server(env: Environment) -> MailServer | None:
+    """Read where mail is handed in; None when it is not set up."""
+    host, sender = env.text("CERTCTL_SMTP_HOST"), env.read("CERTCTL_SMTP_FROM_ADDRESS", "", _address)
+    port, username = env.port("CERTCTL_SMTP_PORT", 587), env.text("CERTCTL_SMTP_USERNAME")
+    password = env.secret("CERTCTL_SMTP_PASSWORD")
+    use_tls = env.choice("CERTCTL_SMTP_USE_TLS", "true", ("true", "false")) == "true"
+    if bool(host) != bool(sender) and not env.is_wrong("CERTCTL_SMTP_FROM_ADDRESS"):
+        env.problem("CERTCTL_SMTP_FROM_ADDRESS" if host else "CERTCTL_SMTP_HOST", "is missing: mail needs both")
+    if bool(username) != (password is not None):
+        env.problem("CERTCTL_SMTP_PASSWORD" if username else "CERTCTL_SMTP_USERNAME", "is missing: give both or none")
+    if password is not None and not use_tls:
+        env.problem("CERTCTL_SMTP_USE_TLS", "is false, and the password would go in clear: leave it true")
+    return MailServer(host, port, username, password, sender, use_tls) if host and sender else None
+
+
+def _recipients(text: str) -> tuple[str, ...]:
+    return tuple(_address(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        message = f"holds {text[:80]!r}, which is no e-mail address; write ones like ops@example.com"
+        raise ValueError(message)
+    return text
 
 
 def _rate_limits(env: Environment) -> RateLimits | None:
@@ -266,7 +304,7 @@ def _retention(text: str) -> timedelta:
 def _webhook_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.fragment:
-        message = "is no https URL; write one like https://audit.example.com/heads"
+        message = "is no https URL; write one like https://hooks.example.com/certctl"
         raise ValueError(message)
     return text
 

@@ -19,6 +19,8 @@ from coordinator.database.driver import Record as Row
 from coordinator.database.listing import EVERYTHING, Scope
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
+from coordinator.notifications import service as notifications
+from coordinator.notifications.service import Event
 from coordinator.profiles import service as profiles
 from coordinator.web.table import Actor
 from core.crash import crash_point
@@ -144,12 +146,21 @@ async def _vote(tx: Transaction, actor: Actor, approval: Row, vote: Literal["app
 
 
 async def _decline(tx: Transaction, found: Open, state: str, why: str) -> None:
-    cause = f"approval {found.approval['id']} was {state}: {why}" if state != "rejected" else f"{why}"
+    cause = why if state == "rejected" else f"approval {found.approval['id']} has expired: {why}"
     failure = Failure("approval", cause, transient=False)
     await _cancel(tx, found, state, failure)
     explanation = f"{cause}; renew the certificate to ask again"
     job = found.job
     await bindings.explain(tx, job["certificate_id"], job["agent_id"], explanation, declined=True)
+    event = Event(
+        key=f"approval_{state}:{found.approval['id']}",
+        type=f"approval_{state}",
+        severity="error",
+        subject=f"{job['certificate_id']} is not issued: approval {'rejected' if state == 'rejected' else 'not given'}",
+        message=explanation,
+        certificate_id=job["certificate_id"],
+    )
+    await notifications.tell(tx, event)
 
 
 async def _cancel(tx: Transaction, found: Open, state: str, failure: Failure) -> None:

@@ -21,6 +21,8 @@ from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.notifications import service as notifications
+from coordinator.notifications.service import Event
 from coordinator.profiles.service import Profile, Usage
 from coordinator.web.table import Actor
 from core.certificates import read_certificate
@@ -93,9 +95,9 @@ async def needed(tx: Transaction, job: Row, profile: Profile, asked: Wanted) -> 
 
 
 async def ask(
-    tx: Transaction, actor: Actor, job: Row, profile: Profile, asked: Wanted, timeout: timedelta, request_id: str
+    tx: Transaction, actor: Actor, job: Row, profile: Profile, asked: Wanted, open_for: timedelta, request_id: str
 ) -> None:
-    """Request an approval of what a job shall bring about, to be given within ``timeout``."""
+    """Request an approval of what a job shall bring about, to be given within ``open_for``."""
     certificate_id, agent_id = job["certificate_id"], job["agent_id"]
     requested_by = await bindings.asked_by(tx, certificate_id, agent_id) or [NOBODY]
     approval_id = new_id("apr")
@@ -112,7 +114,7 @@ async def ask(
         "wanted": msgspec.to_builtins(asked),
         "changes": msgspec.to_builtins(changes),
     }
-    await store.insert(tx, approval, timeout)
+    await store.insert(tx, approval, open_for)
     await bindings.explain(tx, certificate_id, agent_id, f"waits for approval ({approval_id})")
     details = {
         "approval_id": approval_id,
@@ -122,7 +124,28 @@ async def ask(
         "changes": [change.field for change in changes],
     }
     await audit.record(tx, actor, "approval.requested", "certificate", certificate_id, details, request_id)
+    event = Event(
+        key=f"approval:{approval_id}",
+        type="approval_requested",
+        severity="warning",
+        subject=f"{asked.common_name} waits for approval",
+        message=_told(approval_id, certificate_id, requested_by, profile, changes),
+        certificate_id=certificate_id,
+        to_all=True,
+    )
+    await notifications.tell(tx, event)
     tx.wake(APPROVALS_TOPIC)
+
+
+def _told(
+    approval_id: str, certificate_id: str, requested_by: list[str], profile: Profile, changes: list[Change]
+) -> str:
+    lines = [
+        f"Certificate {certificate_id} needs the word of {profile.approvals_required} (profile {profile.id}).",
+        f"Asked for by {', '.join(requested_by)}. Approval: {approval_id}",
+        *(f"{change.field}: {change.before or 'nothing'} -> {change.after}" for change in changes),
+    ]
+    return "\n".join(lines)
 
 
 async def _changes(tx: Transaction, certificate_id: str, agent_id: str, asked: Wanted) -> list[Change]:

@@ -29,13 +29,13 @@ LISTING = Listing(
 )
 
 
-async def insert(conn: Connection, approval: Mapping[str, Any], timeout: timedelta) -> None:
+async def insert(conn: Connection, approval: Mapping[str, Any], open_for: timedelta) -> None:
     """Store a new request for approval, open for so long."""
     names = list(approval)
     places = ", ".join(f"${place}" for place in range(2, len(names) + 2))
     await conn.execute(
         f"INSERT INTO approvals ({', '.join(names)}, expires_at) VALUES ({places}, now() + $1::interval)",
-        timeout,
+        open_for,
         *approval.values(),
     )
 

@@ -22,6 +22,8 @@ from coordinator.bindings import store
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
+from coordinator.notifications import service as notifications
+from coordinator.notifications.service import Event
 from coordinator.renewal_policies.service import RENEWALS_TOPIC
 from coordinator.web.table import Actor
 from core.crash import crash_point
@@ -258,6 +260,16 @@ async def _pause(
         about = {"agent_id": job["agent_id"], "target_id": job["target_id"], "failures": failures}
         details = {**about, "job_id": job["id"], "step": failure.step, "cause": failure.cause}
         await audit.record(conn, SYSTEM, f"{job['kind']}.failing", "certificate", job["certificate_id"], details)
+        where = "is not issued" if job["kind"] == JobKind.ISSUANCE else f"is not served by {job['target_id']}"
+        event = Event(
+            key=f"failing:{job['id']}",
+            type="certificate_failing",
+            severity="error",
+            subject=f"{job['certificate_id']} {where}",
+            message=f"Tried {failures} times in vain, at last in the step {failure.step}: {failure.cause}",
+            certificate_id=job["certificate_id"],
+        )
+        await notifications.tell(conn, event)
         log.warning("certificate_failing", kind=job["kind"], certificate_id=job["certificate_id"], **about)
     lifetime, first = timedelta(seconds=tried["lifetime_s"]), timedelta(seconds=tried["retry_interval_s"])
     return retry_delay(failures, lifetime, longest, first=first, most=most)

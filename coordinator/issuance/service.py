@@ -132,7 +132,7 @@ async def _accept(
 
 
 async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> Profile:
-    """Return the profile; raise ``Refused`` unless a CSR asks for exactly what is wanted, and profile and rules agree."""
+    """Return the profile; raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
     wrong = [
         *(

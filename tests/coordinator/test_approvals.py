@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -79,10 +78,10 @@ class Case:
 
 
 @pytest.fixture
-async def case(world: World) -> AsyncIterator[Case]:
+async def case(world: World) -> Case:
     made = Case(world, await world.agent())
     await made.ruled()
-    yield made
+    return made
 
 
 async def test_what_needs_approval_waits_and_is_issued_when_somebody_else_agrees(case: Case) -> None:
@@ -259,7 +258,7 @@ async def test_approval_bypass_by_timeout(case: Case) -> None:
     assert await case.state(job_id) == "Cancelled"
     expired = await case.world.get(f"/api/v1/approvals/{approval_id}")
     assert (expired["state"], expired["reason"]) == (
-        "expired", f"approval {approval_id} was expired: nobody has decided in time",
+        "expired", f"approval {approval_id} has expired: nobody has decided in time",
     )  # fmt: skip
     assert await case.world.rows("SELECT id FROM jobs WHERE state <> 'Cancelled'") == []
     assert await case.versions() == 0

@@ -105,3 +105,8 @@ CREATE TABLE alerts_watch (
 CREATE INDEX certificate_versions_end ON certificate_versions (not_after);
 CREATE INDEX owners_email ON owners (lower(email)) WHERE email <> '';
 CREATE INDEX issuance_requests_open ON issuance_requests (spki_sha256) WHERE state IN ('waiting', 'signing');
+
+CREATE TABLE notification_channels (   -- that have settings, as of the last start of a coordinator
+  name text PRIMARY KEY,
+  recipients text[] NOT NULL           -- who is written to where a certificate's owner has no address
+);
