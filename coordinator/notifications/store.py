@@ -173,8 +173,8 @@ async def crossings(conn: Connection, since: datetime, until: datetime, limit: i
         FROM (SELECT DISTINCT unnest(alert_thresholds_days) AS days FROM renewal_policies) AS thresholds
         CROSS JOIN LATERAL (
           SELECT id, certificate_id, holder, not_after, created_at FROM certificate_versions
-          WHERE not_after > $1 + days * interval '1 day' AND not_after <= $2 + days * interval '1 day'
-            AND revoked_at IS NULL) AS versions
+          WHERE not_after > $1::timestamptz + days * interval '1 day'
+            AND not_after <= $2::timestamptz + days * interval '1 day' AND revoked_at IS NULL) AS versions
         JOIN holders ON holders.certificate_id = versions.certificate_id AND holders.agent_id = versions.holder
           AND holders.version_id = versions.id
         JOIN certificates ON certificates.id = versions.certificate_id AND NOT archived

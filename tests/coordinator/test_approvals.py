@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,11 @@ from typing import Any
 import pytest
 
 from coordinator.app import ROUTES
-from coordinator.approvals import deciding
-from coordinator.approvals import service as approvals
+from coordinator.approvals import deciding, store
 from coordinator.bindings import service as bindings
 from coordinator.database import driver
 from coordinator.issuance import service as issuance
 from coordinator.profiles import service as profiles
-from core import wire
 from core.certificates import read_certificate
 from core.errors import Transient
 from tests.coordinator.world import FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
@@ -100,8 +100,7 @@ async def test_what_needs_approval_waits_and_is_issued_when_somebody_else_agrees
         ("approver", "approve", "as announced")
     ]
     assert await case.state(job_id) == "Completed"
-    submission = wire.CSRSubmission(0, csr)
-    body = {"lease_epoch": 0, "csr": __import__("base64").b64encode(submission.csr).decode()}
+    body = {"lease_epoch": 0, "csr": base64.b64encode(csr).decode()}
     answer = done(await case.agent.call("POST", f"/jobs/{job_id}/csr", json=body))
     assert answer["state"] == "issued"
     actions = [row["action"] for row in await case.world.rows("SELECT action FROM audit_events ORDER BY id")]
@@ -160,15 +159,15 @@ async def test_nobody_approves_what_they_asked_for(case: Case, who: str) -> None
     await case.hand_in()
     approval = await case.pending()
     assert approval["requested_by"] == [f"key:{made['id']}"]
-    voting = {
+    voting: dict[str, Callable[[], Awaitable[dict[str, str]]]] = {
         "the same key": lambda: asking_self(asking),
         "a rotated key": lambda: rotated(case, made["id"]),
         "a key of the same name": lambda: case.key("ada", "admin"),
         "a key of the same owner": lambda: case.key("other", "admin", owner_id=ada),
         "a person with that owner's address": lambda: case.world.person("admin", subject="ada"),
-    }[who]
+    }
     for what in ("approve", "reject"):
-        assert "yourself" in problem(await case.decide(what, approval["id"], await voting()), 403)["detail"]
+        assert "yourself" in problem(await case.decide(what, approval["id"], await voting[who]()), 403)["detail"]
     assert await case.versions() == 0
     assert done(await case.decide("approve", approval["id"], await case.key("somebody else")))["state"] == "approved"
 
@@ -222,7 +221,8 @@ async def test_an_approver_of_another_team_sees_and_decides_nothing(case: Case) 
     await case.world.post("/api/v1/teams", {"id": "team-x", "name": "x"})
     await case.asked()
     approval_id = (await case.pending())["id"]
-    for scope in ({"teams": ["team-x"]}, {"environments": ["prod"]}):
+    scopes: list[dict[str, Any]] = [{"teams": ["team-x"]}, {"environments": ["prod"]}]
+    for scope in scopes:
         foreign = await case.key(f"foreign {scope}", **scope)
         problem(await case.decide("approve", approval_id, foreign), 404)
         problem(await case.decide("reject", approval_id, foreign), 404)
@@ -276,7 +276,7 @@ async def test_approval_bypass_by_route(case: Case) -> None:
     await case.world.post(f"/api/v1/certificates/{certificate_id}/renew")
     assert await case.state(job_id) == "AwaitingApproval"
     done(await case.decide("approve", (await case.pending())["id"], await case.key("ada")))
-    roads = {
+    roads: dict[str, Callable[[], Awaitable[object]]] = {
         "asked for": lambda: case.world.post(f"/api/v1/certificates/{certificate_id}/renew"),
         "changed": lambda: change(case, certificate_id),
         "due": lambda: fall_due(case),
@@ -307,7 +307,7 @@ async def test_approvals_fail_open(case: Case, broken: str, monkeypatch: pytest.
     certificate_id, (job_id,) = await case.world.certificate(agent_id=case.agent.id)
     item = await case.agent.item()
     with monkeypatch.context() as patched:
-        patched.setattr(*((profiles, "get") if broken == "profile" else (approvals.store, "insert")), unreadable)
+        patched.setattr(*((profiles, "get") if broken == "profile" else (store, "insert")), unreadable)
         problem(await case.agent.submit(item, csr_for(item)), 503)
         await case.loops()
     assert (await case.state(job_id), await case.versions()) == ("AwaitingCSR", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,7 +15,8 @@ import trustme
 
 from connectors.notifiers.base import Message
 from coordinator.bindings import service as bindings
-from coordinator.notifications import alerts, channels, delivery
+from coordinator.loops.service import LOOPS
+from coordinator.notifications import alerts, channels, delivery, store
 from coordinator.notifications import service as notifications
 from coordinator.notifications.service import Event
 from core.errors import Transient
@@ -94,22 +97,21 @@ async def test_what_is_told_arrives_on_every_channel_once(told: World, receiver:
 
 
 async def test_what_is_rolled_back_is_not_told(told: World) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def told_and_undone() -> None:
         async with told.ctx.db.transaction() as tx:
-            await notifications.tell(tx, Event("k", "certificate_failing", "error", "s", "m", await made(told)))
+            await notifications.tell(tx, Event("k", "certificate_failing", "error", "s", "m", certificate_id))
             raise ZeroDivisionError
+
+    certificate_id, _ = await told.certificate()
+    with pytest.raises(ZeroDivisionError):
+        await told_and_undone()
     assert await listed(told) == []
-
-
-async def made(world: World) -> str:
-    certificate_id, _ = await world.certificate()
-    return certificate_id
 
 
 async def test_a_first_failure_is_tried_again_and_enough_of_them_are_dead(told: World, receiver: Posted) -> None:
     """The reference stores no time for the second attempt, so that it never comes."""
     await tell(told, channels=("webhook",))
-    pauses = []
+    pauses, row = [], dict[str, Any]()
     for attempt in range(1, delivery.ATTEMPTS + 1):
         receiver.statuses.append(503)
         await deliver(told)
@@ -119,7 +121,8 @@ async def test_a_first_failure_is_tried_again_and_enough_of_them_are_dead(told: 
         await due_again(told)
     assert (row["status"], pauses[-1]) == ("dead", None)
     assert timedelta(seconds=55) < pauses[0] <= timedelta(minutes=1)
-    assert all(later > earlier or later > timedelta(minutes=59) for earlier, later in zip(pauses, pauses[1:-1]))
+    waits = pauses[:-1]
+    assert all(after > before or after > timedelta(minutes=59) for before, after in itertools.pairwise(waits))
     await deliver(told)
     assert len(receiver.bodies) == delivery.ATTEMPTS
     again = await told.post(f"/api/v1/notifications/{row['id']}/requeue")
@@ -144,8 +147,6 @@ async def test_a_receiver_that_hangs_keeps_nobody_elses_message(
     await delivery.deliver(told.ctx, "email")
     assert len(mailbox.mails) == 1
     names = {channels.topic(channel) for channel in channels.CHANNELS}
-    from coordinator.loops.service import LOOPS  # noqa: PLC0415
-
     assert names <= {loop.name for loop in LOOPS}
 
 
@@ -168,7 +169,7 @@ async def test_a_message_whose_sending_was_not_stored_is_sent_again_under_its_id
         raise Transient("the database is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(delivery.store, "sent", dies)
+        patched.setattr(store, "sent", dies)
         with pytest.raises(ExceptionGroup):
             await delivery.deliver(told.ctx, "webhook")
     await delivery.deliver(told.ctx, "webhook")
@@ -181,8 +182,6 @@ async def test_a_message_whose_sending_was_not_stored_is_sent_again_under_its_id
 
 
 async def test_two_coordinators_send_it_once(told: World, receiver: Posted, tmp_path: Path, database_url: str) -> None:
-    import asyncio  # noqa: PLC0415
-
     for number in range(30):
         await tell(told, key=f"k{number}", channels=("webhook",))
     more = {"CERTCTL_WEBHOOK_URL": receiver.url}

@@ -60,64 +60,83 @@ class Mailbox:
     refuses: str = ""
 
 
+class Conversation(socketserver.BaseRequestHandler):
+    """One client of a mail server; a method for each verb says what is answered."""
+
+    server: MailServer
+
+    def handle(self) -> None:
+        """Greet, and answer until the client leaves."""
+        self.secure, self.user, self.rcpt = False, "", ""
+        if self.server.implicit:
+            self.encrypt()
+        self.reader = self.request.makefile("rb")
+        self.say("220 mail.test")
+        while line := self.reader.readline():
+            verb, _, rest = line.decode().strip().partition(" ")
+            self.say(getattr(self, f"on_{verb.lower()}", lambda _rest: "250 fine")(rest))
+            if verb.upper() == "STARTTLS":
+                self.reader.close()
+                self.encrypt()
+                self.reader = self.request.makefile("rb")
+            if verb.upper() == "QUIT":
+                break
+        self.reader.close()
+        self.request.close()
+
+    def encrypt(self) -> None:
+        self.request, self.secure = self.server.context.wrap_socket(self.request, server_side=True), True
+
+    def say(self, text: str) -> None:
+        self.request.sendall(text.encode() + b"\r\n")
+
+    def on_ehlo(self, _rest: str) -> str:
+        tls = "250-STARTTLS\r\n" if self.server.kept.offers_starttls and not self.secure else ""
+        return f"250-mail.test\r\n{tls}250 AUTH PLAIN"
+
+    def on_starttls(self, _rest: str) -> str:
+        return "220 go on"
+
+    def on_auth(self, rest: str) -> str:
+        self.user = base64.b64decode(rest.partition(" ")[2]).decode().replace("\0", ":")
+        return "235 welcome"
+
+    def on_rcpt(self, rest: str) -> str:
+        self.rcpt = rest.partition("<")[2].partition(">")[0]
+        return f"550 {self.server.kept.refuses}" if self.server.kept.refuses else "250 fine"
+
+    def on_data(self, _rest: str) -> str:
+        self.say("354 go on")
+        mail = b""
+        while not mail.endswith(b"\r\n.\r\n"):
+            mail += self.reader.readline()
+        self.server.kept.mails.append((self.secure, self.user, self.rcpt, mail))
+        return "250 taken"
+
+    def on_quit(self, _rest: str) -> str:
+        return "221 bye"
+
+
+class MailServer(socketserver.ThreadingTCPServer):
+    """A mail server on a free port."""
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext, *, implicit: bool) -> None:
+        self.kept, self.context, self.implicit = Mailbox(), context, implicit
+        super().__init__(("127.0.0.1", 0), Conversation)
+        self.kept.port = self.server_address[1]
+
+    def handle_error(self, *_arguments: object) -> None:
+        """A client that does not trust the certificate hangs up."""
+
+
 @contextmanager
 def smtp(authority: trustme.CA, *, implicit: bool = False) -> Iterator[Mailbox]:
     """Run a mail server."""
-    kept, context = Mailbox(), _tls(authority)
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.secure, self.user, self.rcpt = implicit, "", ""
-            if implicit:
-                self.request = context.wrap_socket(self.request, server_side=True)
-            self.reader = self.request.makefile("rb")
-            self.say("220 mail.test")
-            while line := self.reader.readline():
-                if not self.answer(line.decode().strip()):
-                    break
-            self.reader.close()
-            self.request.close()
-
-        def say(self, text: str) -> None:
-            self.request.sendall(text.encode() + b"\r\n")
-
-        def answer(self, line: str) -> bool:
-            verb = line.split(" ")[0].upper()
-            if verb == "EHLO":
-                tls = "250-STARTTLS\r\n" if kept.offers_starttls and not self.secure else ""
-                self.say(f"250-mail.test\r\n{tls}250 AUTH PLAIN")
-            elif verb == "STARTTLS":
-                self.say("220 go on")
-                self.reader.close()
-                self.request, self.secure = context.wrap_socket(self.request, server_side=True), True
-                self.reader = self.request.makefile("rb")
-            elif verb == "AUTH":
-                self.user = base64.b64decode(line.split(" ")[2]).decode().replace("\0", ":")
-                self.say("235 welcome")
-            elif verb == "RCPT":
-                self.rcpt = line.partition("<")[2].partition(">")[0]
-                self.say(f"550 {kept.refuses}" if kept.refuses else "250 fine")
-            elif verb == "DATA":
-                self.say("354 go on")
-                mail = b""
-                while not mail.endswith(b"\r\n.\r\n"):
-                    mail += self.reader.readline()
-                kept.mails.append((self.secure, self.user, self.rcpt, mail))
-                self.say("250 taken")
-            else:
-                self.say("221 bye" if verb == "QUIT" else "250 fine")
-            return verb != "QUIT"
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads, allow_reuse_address = True, True
-
-        def handle_error(self, *_arguments: object) -> None:
-            """A client that does not trust the certificate hangs up."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    kept.port = server.server_address[1]
+    server = MailServer(_tls(authority), implicit=implicit)
     with _running(server):
-        yield kept
+        yield server.kept
 
 
 def _tls(authority: trustme.CA) -> ssl.SSLContext:

@@ -150,6 +150,24 @@ def approved(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> Non
     lane.rows("UPDATE profiles SET requires_approval = false")
 
 
+def untold(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Something waits to be told when the coordinator starts."""
+    told = f"'ntf-{cell}', '{cell}', 'certificate_failing', 'error', 'log', 'it fails', 'and why'"
+    names = "id, key, type, severity, channel, subject, message"
+    _marked(lane, cell, subject, f"INSERT INTO notifications ({names}) VALUES ({told})")
+
+
+def near_its_end(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """While no coordinator runs, a threshold of the policy is crossed: all 47 days that a certificate has."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
+    lane.rows("UPDATE renewal_policies SET alert_thresholds_days = '{47}'")
+    lane.rows("UPDATE certificate_versions SET created_at = created_at - interval '1 day'")
+    lane.rows("UPDATE alerts_watch SET looked_until = looked_until - interval '1 day'")
+    _start_armed(lane, cell)
+
+
 def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
     """Leave a mark for the loops while no coordinator runs."""
     lane.agent.process.signal(signal.SIGSTOP)
@@ -219,12 +237,15 @@ STAGINGS: dict[str, Staging] = {
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
     "approval.*": approved,
+    "notification.queued": near_its_end,
+    "notification.*": untold,
     "certificate.changed": changed,
     "certificate.archived": changed,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
 NOT_BROUGHT_ABOUT = {
+    ("notification.queued", "first"),
     ("renewal.queued", "first"),
     ("certificate.changed", "first"),
     ("certificate.archived", "first"),
