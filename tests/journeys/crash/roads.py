@@ -165,7 +165,10 @@ def near_its_end(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
     lane.rows("UPDATE renewal_policies SET alert_thresholds_days = '{47}'")
     lane.rows("UPDATE certificate_versions SET created_at = created_at - interval '1 day'")
     lane.rows("UPDATE alerts_watch SET looked_until = looked_until - interval '1 day'")
-    _start_armed(lane, cell)
+    lane.arm(lane.coordinator.process, cell.armed)
+    # What is held now is about to end; what the agent gets next is not.
+    lane.wait("the end was looked at", lambda: lane.deaths == 1)
+    lane.agent.process.signal(signal.SIGCONT)
 
 
 def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
