@@ -21,19 +21,22 @@ _KEY_MAKERS = trio.CapacityLimiter(os.cpu_count() or 1)
 """Making RSA keys keeps a processor busy for seconds; a flood of them must not take every thread from deployments."""
 
 
-async def collect_answers(keystore: Keystore, client: Coordinator, stopping: trio.Event) -> None:
-    """Fetch what was issued after the last run had handed in its CSR and before it heard the answer.
+async def collect_answers(keystore: Keystore, client: Coordinator, stopping: trio.Event) -> bool:
+    """Fetch what was issued since a CSR was handed in and before its answer was heard; say whether some are pending.
 
     A request that the coordinator has not accepted is refused here for want of a lease, and comes back as work. What is
     refused for another reason is no worse off than before, and keeps no other from its answer.
     """
+    pending = False
     for certificate_id, request in await trio.to_thread.run_sync(keystore.unanswered):
         try:
-            await _hand_in(certificate_id, request, _NO_LEASE, keystore, client, stopping)
+            state = await _hand_in(certificate_id, request, _NO_LEASE, keystore, client, stopping)
+            pending = pending or state == "pending"
         except Gone:
             raise
         except Permanent as error:
             log.debug("request_without_answer", job_id=request.job_id, detail=error.detail)
+    return pending
 
 
 async def issue(

@@ -112,6 +112,12 @@ class Keystore:
             path.with_name(f"{path.name}.request").unlink(missing_ok=True)
         crash_point("keystore.answered")
 
+    def settle(self, certificate_id: str, spki_sha256: str, chain: tuple[bytes, ...]) -> None:
+        """Store the chain of a key whose request is still open: its answer came as a deployment."""
+        path = self._certificate_folder(certificate_id) / _checked(spki_sha256)
+        if path.with_name(f"{path.name}.request").exists():
+            self.answer(certificate_id, spki_sha256, chain)
+
     def key(self, certificate_id: str, spki_sha256: str) -> Secret[bytes]:
         """Return a private key in PEM; raise ``NotFound`` when it is not on this host."""
         path = self._certificate_folder(certificate_id) / _checked(spki_sha256)

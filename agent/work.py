@@ -33,6 +33,9 @@ _NOT_OURS = (StaleLease, NotFound)
 """The job ended, or is somebody else's by now: nothing is left to do or to say. Any other refusal is a failure of the
 job, also a ``Conflict``: the coordinator has seen another key for it, and only a new job brings a new one."""
 
+COLLECT_EVERY_S = 300.0
+"""How often a pending answer is asked for."""
+
 Item = IssuanceItem | DeploymentItem
 
 
@@ -57,23 +60,33 @@ class Worker:
         self._activity = activity
         self._stopping = stopping
         self._unheard: dict[str, Backoff] = {}
+        self._pending = trio.Event()
         self.retired = ""
 
     async def run(self) -> None:
         """Work until there is a reason to stop, then finish what is in hand."""
         async with trio.open_nursery() as in_hand, trio.open_nursery() as polling:
             polling.start_soon(supervised, "poll", lambda: self._poll(in_hand))
-            in_hand.start_soon(supervised, "collect", self._collect)
+            polling.start_soon(supervised, "collect", self._collect)
             await self._stopping.wait()
             polling.cancel_scope.cancel()
 
     async def _collect(self) -> None:
-        try:
-            await collect_answers(self._keystore, self._client, self._stopping)
-        except Gone as error:
-            self._retire(error)
-        except CertctlError as error:
-            log.warning("answers_not_collected", detail=error.detail)
+        """Ask for answers that the last run did not hear, and now and then for those that take persons days.
+
+        What has targets comes back as a deployment in the moment it is issued; only a key without any waits for this.
+        """
+        while True:
+            self._pending, pending = trio.Event(), True
+            try:
+                pending = await collect_answers(self._keystore, self._client, self._stopping)
+            except Gone as error:
+                self._retire(error)
+            except CertctlError as error:
+                log.warning("answers_not_collected", detail=error.detail)
+            if not pending:
+                await self._pending.wait()
+            await trio.sleep(COLLECT_EVERY_S)
 
     async def _poll(self, in_hand: trio.Nursery) -> None:
         backoff, trouble, patience, activity = Backoff(), Trouble(), Patience(), self._activity
@@ -151,6 +164,8 @@ class Worker:
         else:
             if state == "issued":
                 self._activity.ended["issued"] += 1
+            else:
+                self._pending.set()
         return True
 
     async def _deploy(self, item: DeploymentItem) -> bool:
@@ -166,6 +181,7 @@ class Worker:
 
     async def _prune(self, item: DeploymentItem) -> None:
         try:
+            await trio.to_thread.run_sync(self._keystore.settle, item.certificate_id, item.spki_sha256, item.chain)
             await trio.to_thread.run_sync(self._keystore.prune, item.certificate_id, item.spki_sha256)
         except CertctlError as error:
             log.warning("old_keys_left", detail=error.detail)

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from console.commands import agents, audit, authorities, certificates, jobs, status, targets
+from console.commands import (
+    agents,
+    approvals,
+    audit,
+    authorities,
+    certificates,
+    jobs,
+    notifications,
+    status,
+    targets,
+)
 from console.session import prepare_output
 
 EPILOG = """\b
@@ -48,6 +58,8 @@ app.add_typer(certificates.app, name="certificates")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(notifications.app, name="notifications")
 app.add_typer(audit.app, name="audit")
 app.add_typer(agents.tokens, name="enrollment-tokens")
 app.add_typer(authorities.profiles, name="profiles")

@@ -265,3 +265,65 @@ class Caller(msgspec.Struct, frozen=True):
     user: str
     role: str
     permissions: tuple[str, ...] = ()
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What an approval is about: a field that differs from the last version."""
+
+    field: str
+    before: str
+    after: str
+
+
+class Vote(msgspec.Struct, frozen=True):
+    """What somebody said."""
+
+    by: str
+    name: str
+    vote: str
+    note: str
+    at: datetime
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What will be signed."""
+
+    common_name: str
+    names: tuple[str, ...]
+    key_algorithm: str
+    lifetime_s: int
+    issuer_id: str
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """An issuance that needs other persons' word."""
+
+    id: str
+    state: str
+    certificate_id: str
+    job_id: str
+    profile_id: str
+    requested_by: tuple[str, ...]
+    required: int
+    approved: int
+    wanted: Wanted
+    changes: tuple[Change, ...]
+    votes: tuple[Vote, ...]
+    reason: str
+    expires_at: datetime
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """A message on a channel."""
+
+    id: str
+    type: str
+    severity: str
+    channel: str
+    recipient: str
+    subject: str
+    status: str
+    retry_count: int
+    last_error: str
+    read_at: datetime | None
+    created_at: datetime

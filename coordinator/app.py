@@ -10,11 +10,13 @@ from quart import Quart
 from coordinator.access import routes as access
 from coordinator.agent_groups import routes as agent_groups
 from coordinator.agents import routes as agents
+from coordinator.approvals import routes as approvals
 from coordinator.audit import routes as audit
 from coordinator.certificates import exporting, history, importing
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.notifications import routes as notifications
 from coordinator.oidc import routes as oidc
 from coordinator.operations import routes as operations
 from coordinator.owners import routes as owners
@@ -51,6 +53,8 @@ ROUTES: list[Route] = [
     *targets.ROUTES,
     *agents.ROUTES,
     *jobs.ROUTES,
+    *approvals.ROUTES,
+    *notifications.ROUTES,
     *profiles.ROUTES,
     *renewal_policies.ROUTES,
     *agent_groups.ROUTES,

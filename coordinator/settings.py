@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from connectors.notifiers.smtp import MailServer
 from coordinator.oidc import settings as oidc
 from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
@@ -26,6 +27,8 @@ _SHORTEST_RETENTION = timedelta(days=31)
 _SHORTEST_SESSION, _LONGEST_SESSION = timedelta(minutes=5), timedelta(days=30)
 _MOST_RPS = 1_000_000
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_ADDRESS = re.compile(r"[^\s@<>,;\x00-\x1f]+@[^\s@<>,;\x00-\x1f]+")
+_SHORTEST_PATIENCE, _LONGEST_PATIENCE = timedelta(minutes=1), timedelta(days=365)
 _SHORTEST_LEASE, _LONGEST_LEASE = timedelta(minutes=1), timedelta(hours=1)
 
 # Read by the agent and the console; no reason to warn when they share an environment with the coordinator.
@@ -88,12 +91,18 @@ class Settings:
     audit_retention: timedelta | None
     audit_webhook_url: str
     audit_webhook_secret: Secret[str] | None
+    webhook_url: str
+    webhook_secret: Secret[str] | None
+    mail_server: MailServer | None
+    notification_recipients: tuple[str, ...]
     max_body_bytes: int
     rate_limits: RateLimits | None
     exports_per_hour: int
     trusted_proxies: tuple[Network, ...]
     cors_origins: tuple[str, ...]
     lease: timedelta
+    csr_timeout: timedelta
+    approval_timeout: timedelta
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
@@ -133,12 +142,18 @@ def load(variables: Mapping[str, str]) -> Settings:
         audit_retention=env.read("CERTCTL_AUDIT_RETENTION", None, _retention),
         audit_webhook_url=env.read("CERTCTL_AUDIT_WEBHOOK_URL", "", _webhook_url),
         audit_webhook_secret=env.secret("CERTCTL_AUDIT_WEBHOOK_SECRET"),
+        webhook_url=env.read("CERTCTL_WEBHOOK_URL", "", _webhook_url),
+        webhook_secret=env.secret("CERTCTL_WEBHOOK_SECRET"),
+        mail_server=_mail_server(env),
+        notification_recipients=env.read("CERTCTL_NOTIFICATION_RECIPIENTS", (), _recipients),
         max_body_bytes=env.integer("CERTCTL_MAX_BODY_SIZE", 1024 * 1024, 16 * 1024, 64 * 1024 * 1024),
         rate_limits=_rate_limits(env),
         exports_per_hour=env.integer("CERTCTL_CERT_EXPORT_RATE_LIMIT_PER_ACTOR_HR", 50, 0, _MOST_RPS),
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
         cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
+        csr_timeout=env.read("CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24), _patience),
+        approval_timeout=env.read("CERTCTL_JOB_AWAITING_APPROVAL_TIMEOUT", timedelta(hours=168), _patience),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),
@@ -162,6 +177,8 @@ def _check_pairs(env: Environment, settings: Settings) -> None:
         env.problem("CERTCTL_DATABASE_URL", "is missing: with CERTCTL_DATABASE_OWNER_URL, give the application's too")
     if settings.audit_webhook_secret and not settings.audit_webhook_url:
         env.problem("CERTCTL_AUDIT_WEBHOOK_URL", "is missing: there is a secret for it")
+    if settings.webhook_secret and not settings.webhook_url:
+        env.problem("CERTCTL_WEBHOOK_URL", "is missing: there is a secret for it")
     if settings.pki_port and settings.pki_port == settings.port and settings.pki_host == settings.host:
         env.problem("CERTCTL_PKI_PORT", f"is {settings.pki_port}, where HTTPS listens already; choose another one")
 
@@ -201,6 +218,32 @@ def _bootstrap_token(env: Environment) -> Secret[str] | None:
             "is a static token, which CERTCTL_ENROLLMENT=one-time forbids: unset one of both",
         )
     return token
+
+
+def _mail_server(env: Environment) -> MailServer | None:
+    """Read where mail is handed in; None when it is not set up."""
+    host, sender = env.text("CERTCTL_SMTP_HOST"), env.read("CERTCTL_SMTP_FROM_ADDRESS", "", _address)
+    port, username = env.port("CERTCTL_SMTP_PORT", 587), env.text("CERTCTL_SMTP_USERNAME")
+    password = env.secret("CERTCTL_SMTP_PASSWORD")
+    use_tls = env.choice("CERTCTL_SMTP_USE_TLS", "true", ("true", "false")) == "true"
+    if bool(host) != bool(sender) and not env.is_wrong("CERTCTL_SMTP_FROM_ADDRESS"):
+        env.problem("CERTCTL_SMTP_FROM_ADDRESS" if host else "CERTCTL_SMTP_HOST", "is missing: mail needs both")
+    if bool(username) != (password is not None):
+        env.problem("CERTCTL_SMTP_PASSWORD" if username else "CERTCTL_SMTP_USERNAME", "is missing: give both or none")
+    if password is not None and not use_tls:
+        env.problem("CERTCTL_SMTP_USE_TLS", "is false, and the password would go in clear: leave it true")
+    return MailServer(host, port, username, password, sender, use_tls) if host and sender else None
+
+
+def _recipients(text: str) -> tuple[str, ...]:
+    return tuple(_address(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        message = f"holds {text[:80]!r}, which is no e-mail address; write ones like ops@example.com"
+        raise ValueError(message)
+    return text
 
 
 def _rate_limits(env: Environment) -> RateLimits | None:
@@ -244,6 +287,14 @@ def _lease(text: str) -> timedelta:
     return lease
 
 
+def _patience(text: str) -> timedelta:
+    patience = parse_duration(text)
+    if not _SHORTEST_PATIENCE <= patience <= _LONGEST_PATIENCE:
+        message = f"is {text!r}; use a duration from 1m to 365d"
+        raise ValueError(message)
+    return patience
+
+
 def _retention(text: str) -> timedelta:
     retention = parse_duration(text)
     if retention < _SHORTEST_RETENTION:
@@ -255,7 +306,7 @@ def _retention(text: str) -> timedelta:
 def _webhook_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.fragment:
-        message = "is no https URL; write one like https://audit.example.com/heads"
+        message = "is no https URL; write one like https://hooks.example.com/certctl"
         raise ValueError(message)
     return text
 

@@ -26,6 +26,7 @@ from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, Database
 from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
 from coordinator.loops import service as loops
+from coordinator.notifications import service as notifications
 from coordinator.oidc.provider import Provider
 from coordinator.profiles import service as profiles
 from coordinator.server_tls import service as server_tls
@@ -138,6 +139,7 @@ async def first_rows(ctx: Context) -> None:
         await server_tls.seal_key_anew(ctx, tx)
         await issuers.ensure_local(ctx, tx)
         await profiles.ensure_defaults(tx, issuers.LOCAL)
+        await notifications.prepare(ctx, tx)
         await access.take_environment_keys(tx, ctx.settings.api_keys)
         key_path = ctx.settings.data_dir / "admin.key"
         if await access.make_first_key(tx, key_path):

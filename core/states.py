@@ -1,6 +1,6 @@
 """Job states and what may follow what; pure tables, checked by one function.
 
-Issuance:    AwaitingCSR → AwaitingApproval → AwaitingCA → Completed | Failed | Cancelled
+Issuance:    AwaitingCSR → (AwaitingApproval →) AwaitingCA → Completed | Failed | Cancelled
 Deployment:  Pending → Running → Completed | Failed | Cancelled
 
 Completed, Failed and Cancelled are final: a retry is a new job, one attempt higher.
@@ -40,7 +40,7 @@ _ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
 _NEXT: dict[JobKind, dict[JobState, set[JobState]]] = {
     JobKind.ISSUANCE: {
         JobState.AWAITING_CSR: {JobState.AWAITING_APPROVAL, JobState.AWAITING_CA, *_ENDS},
-        JobState.AWAITING_APPROVAL: {JobState.AWAITING_CA, *_ENDS},
+        JobState.AWAITING_APPROVAL: {JobState.AWAITING_CA, JobState.FAILED, JobState.CANCELLED},
         JobState.AWAITING_CA: _ENDS,
     },
     JobKind.DEPLOYMENT: {

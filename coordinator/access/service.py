@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,14 @@ def within(actor: Actor) -> dict[str, Any]:
     """Return the filters of a list of credentials: those are seen whose scope lies within the actor's."""
     teams, environments = (None if names is None else list(names) for names in actor.scope)
     return {"teams_within": teams, "environments_within": environments}
+
+
+async def persons_behind(conn: Connection, actors: Sequence[str]) -> list[str]:
+    """Return who some actors are, in every way that is known; actors who share one of these are one person.
+
+    That is an actor itself, a key's name, its owner, and the e-mail address of that owner or of who has signed in.
+    """
+    return sorted({*actors, *await store.persons_behind(conn, actors)})
 
 
 async def _agent(conn: Connection, wanted: bytes) -> Actor:

@@ -70,6 +70,26 @@ async def agent_session(conn: Connection, digest: bytes) -> Row | None:
     )
 
 
+async def persons_behind(conn: Connection, actors: Sequence[str]) -> list[str]:
+    """Return names, owners and addresses of keys and people, each with its kind in front."""
+    rows = await conn.fetch(
+        """
+        WITH keys AS (SELECT name, owner_id FROM api_keys WHERE id = ANY($1)),
+          addresses AS (
+            SELECT lower(email) AS email FROM owners JOIN keys ON keys.owner_id = owners.id
+            UNION SELECT lower(email) FROM people WHERE id = ANY($2))
+        SELECT 'name:' || name AS person FROM keys
+        UNION SELECT 'owner:' || owner_id FROM keys WHERE owner_id IS NOT NULL
+        UNION SELECT 'mail:' || email FROM addresses WHERE email <> ''
+        UNION SELECT 'owner:' || owners.id FROM owners JOIN addresses ON lower(owners.email) = addresses.email
+          WHERE addresses.email <> ''
+        """,
+        [actor.removeprefix("key:") for actor in actors if actor.startswith("key:")],
+        [actor.removeprefix("person:") for actor in actors if actor.startswith("person:")],
+    )
+    return [row["person"] for row in rows]
+
+
 async def key(conn: Connection, key_id: str) -> Row | None:
     """Return a key."""
     return await conn.fetchrow(f"SELECT {COLUMNS} FROM api_keys WHERE id = $1", key_id)

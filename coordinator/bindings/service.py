@@ -22,6 +22,8 @@ from coordinator.bindings import store
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
+from coordinator.notifications import service as notifications
+from coordinator.notifications.service import Event
 from coordinator.renewal_policies.service import RENEWALS_TOPIC
 from coordinator.web.table import Actor
 from core.crash import crash_point
@@ -40,6 +42,12 @@ DEPLOYMENTS = store.DEPLOYMENTS
 """The list of a certificate's bindings with their targets and versions."""
 CHANGED = "changed"
 _BATCH = 200
+_SILENT = {
+    JobKind.DEPLOYMENT: Failure(
+        "report", "the agent stopped reporting while it worked on this; is it running and connected?"
+    ),
+    JobKind.ISSUANCE: Failure("csr", "the agent has not sent a CSR in time; is it running and connected?"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ async def bind(conn: Transaction, certificate_id: str, target_ids: Sequence[str]
         await store.bind(conn, certificate_id, target_ids)
 
 
-async def rebind(tx: Transaction, wanted: Wanted, *, outdated_since: datetime | None) -> Moved:
+async def rebind(tx: Transaction, actor: Actor, wanted: Wanted, *, outdated_since: datetime | None) -> Moved:
     """Make targets and holders of a locked certificate those that are wanted.
 
     With ``outdated_since`` nothing that was issued is what is wanted any more: issuances in hand are cancelled and
@@ -97,9 +105,9 @@ async def rebind(tx: Transaction, wanted: Wanted, *, outdated_since: datetime | 
         await jobs.cancel_issuances(tx, certificate_id)
         # The loops look at this moment too, should a job be lost.
         await store.outdate(tx, certificate_id, outdated_since)
-        job_ids = await request_issuance(tx, certificate_id, CHANGED)
+        job_ids = await request_issuance(tx, actor, certificate_id, CHANGED)
     else:
-        job_ids = await request_issuance(tx, certificate_id, CHANGED, new) if new else []
+        job_ids = await request_issuance(tx, actor, certificate_id, CHANGED, new) if new else []
         for binding in await store.want_what_is_held(tx, certificate_id):
             await jobs.queue_deployment(tx, binding, CHANGED, await jobs.new_run(tx, binding))
     tx.wake(RENEWALS_TOPIC)
@@ -127,13 +135,15 @@ async def _end(tx: Transaction, certificate_id: str, target_ids: Sequence[str], 
 
 
 async def request_issuance(
-    conn: Transaction, certificate_id: str, trigger: str, agent_ids: Sequence[str] = ()
+    conn: Transaction, actor: Actor, certificate_id: str, trigger: str, agent_ids: Sequence[str] = ()
 ) -> list[str]:
     """Queue an issuance for every holder, or for these; return the job ids. One whose issuance is in hand keeps that.
 
-    All belong to one run: that of an issuance in hand, or the first new job's.
+    All belong to one run: that of an issuance in hand, or the first new job's. Who asks is kept until there is a
+    version: should it need an approval, it is not this actor's to give.
     """
     holders = agent_ids or await store.holder_agents(conn, certificate_id)
+    await store.asked(conn, certificate_id, holders, str(actor))
     in_hand = await jobs.renewals_in_hand(conn, certificate_id)
     run_id = next((str(job["run_id"]) for job in in_hand.values()), "")
     while missing := [agent_id for agent_id in holders if agent_id not in in_hand]:
@@ -145,9 +155,9 @@ async def request_issuance(
     return [in_hand[agent_id]["id"] for agent_id in holders]
 
 
-async def renew_revoked(tx: Transaction, certificate_id: str, now: datetime) -> list[str]:
+async def renew_revoked(tx: Transaction, actor: Actor, certificate_id: str, now: datetime) -> list[str]:
     """Replace what the holders of a locked certificate have, all of which was revoked; return the issuance jobs."""
-    job_ids = await request_issuance(tx, certificate_id, "revoked")
+    job_ids = await request_issuance(tx, actor, certificate_id, "revoked")
     # The loops look at this moment too, should a job be lost.
     await store.outdate(tx, certificate_id, now)
     tx.wake(RENEWALS_TOPIC)
@@ -182,6 +192,16 @@ async def send_again(tx: Transaction, certificate_id: str, target_id: str | None
             await jobs.queue_deployment(tx, binding, "requested", await jobs.new_run(tx, binding))
         in_hand = await jobs.deployments_in_hand(tx, certificate_id, list(wanted))
     return [in_hand[target] for target in wanted]
+
+
+async def asked_by(conn: Connection, certificate_id: str, agent_id: str) -> list[str]:
+    """Return the actors who asked for what this holder has not got yet; none when nobody did."""
+    return await store.asked_by(conn, certificate_id, agent_id)
+
+
+async def explain(tx: Transaction, certificate_id: str, agent_id: str, reason: str, *, declined: bool = False) -> None:
+    """Say why a holder has no newer version; ``declined``: and that there will be none until somebody asks again."""
+    await store.explain(tx, certificate_id, agent_id, reason, declined=declined)
 
 
 async def version_issued(conn: Transaction, version: IssuedVersion) -> None:
@@ -279,6 +299,16 @@ async def _pause(
         about = {"agent_id": job["agent_id"], "target_id": job["target_id"], "failures": failures}
         details = {**about, "job_id": job["id"], "step": failure.step, "cause": failure.cause}
         await audit.record(conn, SYSTEM, f"{job['kind']}.failing", "certificate", job["certificate_id"], details)
+        where = "is not issued" if job["kind"] == JobKind.ISSUANCE else f"is not served by {job['target_id']}"
+        event = Event(
+            key=f"failing:{job['id']}",
+            type="certificate_failing",
+            severity="error",
+            subject=f"{job['certificate_id']} {where}",
+            message=f"Tried {failures} times in vain, at last in the step {failure.step}: {failure.cause}",
+            certificate_id=job["certificate_id"],
+        )
+        await notifications.tell(conn, event)
         log.warning("certificate_failing", kind=job["kind"], certificate_id=job["certificate_id"], **about)
     lifetime, first = timedelta(seconds=tried["lifetime_s"]), timedelta(seconds=tried["retry_interval_s"])
     return retry_delay(failures, lifetime, longest, first=first, most=most)
@@ -308,14 +338,13 @@ async def reconcile(ctx: Context) -> int:
     """Queue a job for every gap that none is closing, and end attempts whose agent went silent; return how many."""
     async with ctx.db.transaction() as conn:
         silent = await jobs.expired_leases(conn, _BATCH)
+        silent += await jobs.without_csr(conn, ctx.settings.csr_timeout, _BATCH)
         for job in silent:
-            failure = Failure(
-                "report", "the agent stopped reporting while it worked on this; is it running and connected?"
-            )
+            failure = _SILENT[JobKind(job["kind"])]
             await jobs.fail(conn, job, failure)
             await _try_again(conn, job, failure)
             details = {"job_id": job["id"], "cause": failure.cause}
-            await audit.record(conn, SYSTEM, "deployment.failed", "certificate", job["certificate_id"], details)
+            await audit.record(conn, SYSTEM, f"{job['kind']}.failed", "certificate", job["certificate_id"], details)
             crash_point("lease.expired")
         orphans = await jobs.cancel_of_the_retired(conn, _BATCH)
         unissued = await store.unissued_holders(conn, _BATCH)

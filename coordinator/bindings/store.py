@@ -164,6 +164,40 @@ async def bind(conn: Connection, certificate_id: str, target_ids: Sequence[str])
     )
 
 
+async def asked(conn: Connection, certificate_id: str, agent_ids: Sequence[str], actor: str) -> None:
+    """Note who asks for new versions of some holders; what was declined before is asked for again."""
+    await conn.execute(
+        """
+        UPDATE holders SET asked_by = array_append(array_remove(asked_by, $3), $3), declined_at = NULL,
+          reason = CASE WHEN declined_at IS NULL THEN reason ELSE '' END
+        WHERE certificate_id = $1 AND agent_id = ANY($2)
+        """,
+        certificate_id,
+        agent_ids,
+        actor,
+    )
+
+
+async def asked_by(conn: Connection, certificate_id: str, agent_id: str) -> list[str]:
+    """Return who asked for a holder's next version."""
+    statement = "SELECT asked_by FROM holders WHERE certificate_id = $1 AND agent_id = $2"
+    return list(await conn.fetchval(statement, certificate_id, agent_id) or ())
+
+
+async def explain(conn: Connection, certificate_id: str, agent_id: str, reason: str, *, declined: bool) -> None:
+    """Store why a holder has no newer version, and whether it has to be asked for again."""
+    await conn.execute(
+        """
+        UPDATE holders SET reason = $3, declined_at = CASE WHEN $4 THEN now() ELSE declined_at END
+        WHERE certificate_id = $1 AND agent_id = $2
+        """,
+        certificate_id,
+        agent_id,
+        reason,
+        declined,
+    )
+
+
 async def unissued_agents(conn: Connection, certificate_id: str) -> list[str]:
     """Return the agents that shall hold a key for the certificate and have nothing yet, in a fixed order."""
     rows = await conn.fetch(
@@ -185,7 +219,8 @@ async def set_version(
     """Make a version the holder's newest and what its targets want; return those bindings."""
     await conn.execute(
         """
-        UPDATE holders SET version_id = $3, renew_at = $4, failures = 0, reason = ''
+        UPDATE holders SET version_id = $3, renew_at = $4, failures = 0, reason = '', asked_by = '{}',
+          declined_at = NULL
         WHERE certificate_id = $1 AND agent_id = $2
         """,
         certificate_id,
@@ -257,7 +292,7 @@ async def due_holders(conn: Connection, now: datetime, limit: int) -> list[Row]:
     return await conn.fetch(
         """
         SELECT certificate_id, agent_id FROM holders
-        WHERE renew_at <= $1 AND NOT EXISTS (
+        WHERE renew_at <= $1 AND declined_at IS NULL AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
             AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
         ORDER BY renew_at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -272,7 +307,7 @@ async def next_due(conn: Connection) -> datetime | None:
     moment: datetime | None = await conn.fetchval(
         """
         SELECT renew_at FROM holders
-        WHERE renew_at IS NOT NULL AND NOT EXISTS (
+        WHERE renew_at IS NOT NULL AND declined_at IS NULL AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
             AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
         ORDER BY renew_at LIMIT 1
@@ -286,7 +321,7 @@ async def unissued_holders(conn: Connection, limit: int) -> list[Row]:
     return await conn.fetch(
         """
         SELECT certificate_id, agent_id FROM holders
-        WHERE version_id IS NULL AND NOT EXISTS (
+        WHERE version_id IS NULL AND declined_at IS NULL AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id
             AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))
         LIMIT $1 FOR UPDATE SKIP LOCKED

@@ -62,7 +62,7 @@ async def revoke(
         why = f"revoked ({reason}) and not renewed; renew it, or archive it if nobody wants it any more"
         await bindings.stop_renewing(tx, certificate_id, why)
     else:
-        job_ids = await bindings.renew_revoked(tx, certificate_id, now)
+        job_ids = await bindings.renew_revoked(tx, caller.actor, certificate_id, now)
     version_ids = [version["id"] for version in versions]
     details = {
         "reason": reason,

@@ -67,7 +67,7 @@ async def create(tx: Transaction, caller: Caller, body: CertificateBody, chosen:
     except driver.ForeignKeyViolation as error:
         raise wishes.unknown_reference(error, body) from error
     await _record(tx, caller, "created", certificate_id, _told(body, values))
-    job_ids = await bindings.request_issuance(tx, certificate_id, "created") if holders else []
+    job_ids = await bindings.request_issuance(tx, caller.actor, certificate_id, "created") if holders else []
     crash_point("certificate.created")
     return (await shown(tx, caller.actor, certificate_id) if holders else row), job_ids
 
@@ -86,7 +86,7 @@ async def change(ctx: Context, tx: Transaction, caller: Caller, before: Row, bod
     try:
         await store.TABLE.replace(tx, certificate_id, values)
         await policies.check(tx, certificate_id)
-        moved = await bindings.rebind(tx, wanted, outdated_since=ctx.clock.now() if outdated else None)
+        moved = await bindings.rebind(tx, caller.actor, wanted, outdated_since=ctx.clock.now() if outdated else None)
     except driver.UniqueViolation as error:
         raise wishes.taken(error, certificate_id) from error
     except driver.ForeignKeyViolation as error:
@@ -127,7 +127,7 @@ async def renew(tx: Transaction, caller: Caller, row: Row) -> list[str]:
     """Start a renewal of a locked certificate; return the ids of the issuance jobs, those already in hand included."""
     certificate_id = row["id"]
     check_live(row)
-    job_ids = await bindings.request_issuance(tx, certificate_id, "requested")
+    job_ids = await bindings.request_issuance(tx, caller.actor, certificate_id, "requested")
     if not job_ids:
         detail = f"certificate {certificate_id} has no holder: bind it to a target or an agent first"
         raise Conflict(detail)

@@ -2,6 +2,7 @@
 
 1. One transaction checks who asks and what for (lease, names, key, profile), chooses the serial number and stores the
    intent; the job becomes AwaitingCA.
+   Where persons have to agree, it becomes AwaitingApproval instead, until they have (see ``coordinator.approvals``).
 2. The authority signs exactly that. Of the CSR nothing but the public key comes through.
 3. One transaction stores the version, answers the request, ends the job and makes the version wanted by its targets.
 
@@ -23,6 +24,7 @@ import structlog
 from connectors.issuers.base import Order
 from connectors.issuers.constraints import check_names
 from connectors.issuers.local import LocalIssuer, usage_oids
+from coordinator.approvals import service as approvals
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
@@ -32,23 +34,25 @@ from coordinator.issuers import service as issuers
 from coordinator.jobs import service as jobs
 from coordinator.policies import service as policies
 from coordinator.profiles import service as profiles
+from coordinator.profiles.service import Profile
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
 from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
 from core.crash import crash_point
 from core.csr import CSRFacts, read_csr
-from core.errors import CertctlError, Conflict, FieldError, NotFound, Refused
+from core.errors import CertctlError, Conflict, FieldError, NotFound, Refused, StaleLease
 from core.ids import new_id
 from core.names import Name
 from core.renewal import backdating
 from core.states import JobKind, JobState
-from core.wire import CSRAnswer, CSRSubmission, Step
+from core.wire import CSRAnswer, CSRSubmission, Failure, Step
 
 if TYPE_CHECKING:
     from coordinator.context import Context
 
 log = structlog.get_logger()
 _BATCH = 100
+OUTDATED = Failure("approval", "the certificate or its profile has changed since this was asked for", transient=False)
 
 
 class _Signed(NamedTuple):
@@ -62,6 +66,8 @@ class _Signed(NamedTuple):
 
 async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmission, request_id: str) -> CSRAnswer:
     """Take an agent's CSR for a job and return the certificate; the same CSR again gets the same answer.
+
+    While persons are asked the answer is ``pending``.
 
     Raises ``NotFound`` for a job that is not this agent's, ``StaleLease``, ``InvalidInput`` for an unreadable CSR or a
     weak key, ``Refused`` for names or a key other than wanted and for what the profile forbids. None of these changes
@@ -91,7 +97,9 @@ async def _accept(
         raise Conflict(detail)
     certificate = await store.wanted(tx, job["certificate_id"])
     assert certificate is not None  # noqa: S101 - the job's foreign key
-    await _check(tx, certificate, job["agent_id"], facts)
+    profile = await _check(tx, certificate, job["agent_id"], facts)
+    asked = approvals.wanted(certificate, profile, facts.spki_sha256, submission.csr)
+    waits = await approvals.needed(tx, job, profile, asked)
     authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
     check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
     not_before, not_after = _validity(ctx, certificate["lifetime_s"], authority)
@@ -105,14 +113,14 @@ async def _accept(
         "issuer_ski": authority.ski,
         "spki_sha256": facts.spki_sha256,
         "csr": submission.csr,
-        "state": "signing",
+        "state": "waiting" if waits else "signing",
         "serial": serial_hex(new_serial()),
         "not_before": not_before,
         "not_after": not_after,
     }
     await store.insert_request(tx, request)
     steps = [Step("key", submission.key_ms), Step("csr", submission.csr_ms)]
-    await jobs.move(tx, job, JobState.AWAITING_CA, steps)
+    await jobs.move(tx, job, JobState.AWAITING_APPROVAL if waits else JobState.AWAITING_CA, steps)
     details = {
         "job_id": job["id"],
         "serial": request["serial"],
@@ -120,10 +128,12 @@ async def _accept(
         "ignored": facts.ignored,
     }
     await audit.record(tx, actor, "certificate.csr_accepted", "certificate", certificate["id"], details, request_id)
+    if waits:
+        await approvals.ask(tx, actor, job, profile, asked, ctx.settings.approval_timeout, request_id)
 
 
-async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> None:
-    """Raise ``Refused`` unless the CSR asks for exactly what is wanted, and profile and rules still allow that."""
+async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> Profile:
+    """Return the profile; raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
     wrong = [
         *(
@@ -152,6 +162,47 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
     assert profile is not None  # noqa: S101 - the certificate's foreign key
     profile.check(names, facts.key_algorithm, certificate["lifetime_s"], certificate["issuer_id"])
     await policies.check(tx, certificate["id"])
+    return profile
+
+
+async def still_wanted(tx: Transaction, job: Row, asked: approvals.Wanted) -> bool:
+    """Say whether what a locked job of a locked certificate was to be approved for is still what would be signed."""
+    request = await store.request_of_job(tx, job["id"], lock=True)
+    assert request is not None  # noqa: S101 - a job that waits for approval has one
+    certificate, profile = await _order_of(tx, request["certificate_id"])
+    return approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"]) == asked
+
+
+async def _order_of(tx: Transaction, certificate_id: str) -> tuple[Row, Profile]:
+    certificate = await store.wanted(tx, certificate_id)
+    assert certificate is not None  # noqa: S101 - the request's foreign key
+    profile = await profiles.get(tx, certificate["profile_id"])
+    assert profile is not None  # noqa: S101 - the certificate's foreign key
+    return certificate, profile
+
+
+async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.Wanted) -> None:
+    """Let a job of a locked certificate go on that has just been approved: its lifetime begins now.
+
+    Raises ``Refused`` when the profile, a rule or the authority forbids by now what was allowed when it was asked for.
+    """
+    request = await store.request_of_job(tx, job["id"], lock=True)
+    assert request is not None  # noqa: S101 - a job that waits for approval has one
+    certificate, _ = await _order_of(tx, request["certificate_id"])
+    facts, _ = read_csr(request["csr"])
+    await _check(tx, certificate, job["agent_id"], facts)
+    authority = await issuers.signer(ctx, tx, request["issuer_id"])
+    validity = _validity(ctx, approved.lifetime_s, authority)
+    await store.release_request(tx, request["id"], authority.ski, validity, msgspec.to_builtins(approved))
+    await jobs.move(tx, job, JobState.AWAITING_CA)
+
+
+async def finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> None:
+    """Sign what was released; what cannot be signed now is told, and the recovery loop tries again."""
+    try:
+        await _finish(ctx, actor, job_id, request_id)
+    except CertctlError as error:
+        log.warning("approved_issuance_not_finished", job_id=job_id, detail=error.detail)
 
 
 def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[datetime, datetime]:
@@ -172,29 +223,38 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
         if request is None:
             detail = f"job {job_id} has no request"
             raise NotFound(detail)
-        if request["state"] == "signing":
+        version_id: str | None = request["version_id"]
+        if request["state"] != "issued":
             job = await jobs.lock(tx, job_id)
             jobs.check_unfinished(job)
-            signed = await _sign(ctx, tx, request)
-            crash_point("issuance.signed")
-            version_id = await _store(ctx, tx, job, request, signed)
-            details = {"job_id": job_id, "version_id": version_id, "serial": request["serial"]}
-            await audit.record(
-                tx, actor, "certificate.issued", "certificate", job["certificate_id"], details, request_id
-            )
-            crash_point("issuance.recorded")
-        else:
-            version_id = request["version_id"]
-        chain = await store.chain_of(tx, version_id)
+            if request["state"] == "waiting":
+                return CSRAnswer("pending")
+            version_id = await _issue(ctx, tx, actor, job, request, request_id)
+        chain = await store.chain_of(tx, version_id) if version_id else ()
+    if version_id is None:
+        detail = f"job {job_id} is cancelled: {OUTDATED.cause}"
+        raise StaleLease(detail)
     crash_point("issuance.stored")
     return CSRAnswer("issued", version_id, chain)
 
 
-async def _sign(ctx: Context, tx: Transaction, request: Row) -> _Signed:
-    certificate = await store.wanted(tx, request["certificate_id"])
-    assert certificate is not None  # noqa: S101 - the request's foreign key
-    profile = await profiles.get(tx, certificate["profile_id"])
-    assert profile is not None  # noqa: S101 - the certificate's foreign key
+async def _issue(ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, request_id: str) -> str | None:
+    """Sign and store; return the version. None, and the job is cancelled, where something else was approved."""
+    certificate, profile = await _order_of(tx, request["certificate_id"])
+    asked = approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"])
+    if request["approved"] is not None and approvals.read_wanted(request["approved"]) != asked:
+        await jobs.cancel_live(tx, OUTDATED, id=job["id"])
+        return None
+    signed = await _sign(ctx, tx, request, certificate, profile)
+    crash_point("issuance.signed")
+    version_id = await _store(ctx, tx, job, request, signed)
+    details = {"job_id": job["id"], "version_id": version_id, "serial": request["serial"]}
+    await audit.record(tx, actor, "certificate.issued", "certificate", job["certificate_id"], details, request_id)
+    crash_point("issuance.recorded")
+    return version_id
+
+
+async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, profile: Profile) -> _Signed:
     issuer_id, ski = request["issuer_id"], request["issuer_ski"]
     authority = await issuers.signer(ctx, tx, issuer_id, ski)
     facts, public_key = read_csr(request["csr"])

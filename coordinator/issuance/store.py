@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from coordinator.database.connection import Connection
@@ -25,7 +26,7 @@ async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -
     return await conn.fetchrow(
         f"""
         SELECT id, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before,
-          not_after, version_id, created_at
+          not_after, version_id, approved, created_at
         FROM issuance_requests WHERE job_id = $1 {"FOR UPDATE" if lock else ""}
         """,
         job_id,
@@ -37,6 +38,22 @@ async def insert_request(conn: Connection, request: dict[str, Any]) -> None:
     names = list(request)
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
     await conn.execute(f"INSERT INTO issuance_requests ({', '.join(names)}) VALUES ({places})", *request.values())
+
+
+async def release_request(
+    conn: Connection, request_id: str, issuer_ski: str, validity: tuple[datetime, datetime], approved: dict[str, Any]
+) -> None:
+    """Turn a request that waited into the intent to sign exactly what was approved."""
+    await conn.execute(
+        """
+        UPDATE issuance_requests SET state = 'signing', issuer_ski = $2, not_before = $3, not_after = $4, approved = $5
+        WHERE id = $1 AND state = 'waiting'
+        """,
+        request_id,
+        issuer_ski,
+        *validity,
+        approved,
+    )
 
 
 async def finish_request(conn: Connection, request_id: str, version_id: str) -> None:
@@ -105,7 +122,7 @@ async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, ho
             SELECT EXISTS (SELECT FROM certificate_versions
               WHERE spki_sha256 = $1 AND ((certificate_id, holder) <> ($2, $3) OR revocation_reason = 'keyCompromise'))
             OR EXISTS (SELECT FROM issuance_requests AS requests JOIN jobs ON jobs.id = requests.job_id
-              WHERE requests.state = 'signing' AND spki_sha256 = $1
+              WHERE requests.state IN ('waiting', 'signing') AND spki_sha256 = $1
                 AND (requests.certificate_id, agent_id) <> ($2, $3))
             """,
             spki_sha256,

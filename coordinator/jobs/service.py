@@ -270,6 +270,11 @@ async def expired_leases(conn: Transaction, limit: int) -> list[Row]:
     return await store.expired(conn, limit)
 
 
+async def without_csr(conn: Transaction, patience: timedelta, limit: int) -> list[Row]:
+    """Return issuances, locked, for which no CSR has come in so long a time."""
+    return await store.without_csr(conn, patience, limit)
+
+
 async def new_run(conn: Transaction, binding: Row) -> str:
     """Return the run that a reconciled deployment belongs to: that of the issuance that made its version."""
     return await store.run_of_version(conn, binding["desired_version_id"]) or new_id("job")

@@ -287,6 +287,19 @@ async def expired(conn: Connection, limit: int) -> list[Row]:
     )
 
 
+async def without_csr(conn: Connection, patience: timedelta, limit: int) -> list[Row]:
+    """Return issuances that have waited for a CSR so long since they were to begin, locked."""
+    return await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM jobs
+        WHERE state = 'AwaitingCSR' AND created_at < now() - $1::interval AND not_before < now() - $1::interval
+        ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        patience,
+        limit,
+    )
+
+
 async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
     """Return all jobs of a run, oldest first, as far as somebody with this scope may see them."""
     matching, values = LISTING.matching({"run_id": run_id}, scope)

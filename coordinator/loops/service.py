@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.agents import service as agents
+from coordinator.approvals import deciding as approvals
+from coordinator.approvals.service import APPROVALS_TOPIC
 from coordinator.audit import heads, months, sealing
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
@@ -25,6 +27,7 @@ from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
 from coordinator.limits import service as limits
 from coordinator.loops.turn import Turn
+from coordinator.notifications import alerts, channels, delivery
 from coordinator.oidc import service as oidc
 from coordinator.operations import service as operations
 from coordinator.policies import service as policies
@@ -95,6 +98,30 @@ async def _operations(ctx: Context) -> float:
     return OPERATIONS.interval_s
 
 
+async def _approvals(ctx: Context) -> float:
+    """Cancel what was not approved in time."""
+    seconds = await approvals.expire(ctx)
+    return APPROVALS.interval_s if seconds is None else seconds
+
+
+async def _alerts(ctx: Context) -> float:
+    """Queue what is to be told of ends that have come near."""
+    while await alerts.watch(ctx):
+        pass
+    return ALERTS.interval_s
+
+
+def _delivery(channel: str) -> Loop:
+    """Return the loop that sends what is queued for a channel."""
+
+    async def tick(ctx: Context) -> float:
+        seconds = await delivery.deliver(ctx, channel)
+        return loop.interval_s if seconds is None else seconds
+
+    loop = Loop(channels.topic(channel), 60.0, tick)
+    return loop
+
+
 async def _sealing(ctx: Context) -> float:
     return await sealing.seal(ctx, SEALING.interval_s)
 
@@ -113,11 +140,26 @@ RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
 RULES = Loop("rules", 60.0, _rules)
 OPERATIONS = Loop(operations.OPERATIONS_TOPIC, 10.0, _operations)
+APPROVALS = Loop(APPROVALS_TOPIC, 60.0, _approvals)
+ALERTS = Loop("alerts", 60.0, _alerts)
+DELIVERIES = tuple(_delivery(channel) for channel in channels.CHANNELS)
 # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
 SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
 HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
 MONTHS = Loop("audit-months", 3600.0, _months)
-LOOPS = (RENEWALS, RECOVERY, CLEANING, RULES, OPERATIONS, SEALING, HEADS, MONTHS)
+LOOPS = (
+    RENEWALS,
+    RECOVERY,
+    CLEANING,
+    RULES,
+    OPERATIONS,
+    APPROVALS,
+    ALERTS,
+    *DELIVERIES,
+    SEALING,
+    HEADS,
+    MONTHS,
+)
 
 
 async def run(ctx: Context) -> None:

@@ -30,6 +30,10 @@ class ProfileBody(Strict):
     ``key_algorithms`` takes names, and ``{"algorithm": "RSA", "min_size": 3072}`` for all of a family from a size on.
     Empty lists of names and issuers allow all. With ``spiffe_uri_pattern`` a URI has to be a SPIFFE ID that matches it,
     whatever ``allowed_names`` says of others. ``required_names`` are patterns that some name has to match, each.
+
+    With ``requires_approval`` that many persons other than who asked have to agree to each issuance; without
+    ``approve_renewals`` only to what is not exactly what was approved last. ``approver_owner_ids`` limits them to keys
+    of these owners, and to people with their e-mail addresses.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -46,6 +50,10 @@ class ProfileBody(Strict):
     required_names: Patterns = ()
     spiffe_uri_pattern: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     must_staple: bool = False
+    requires_approval: bool = False
+    approvals_required: Annotated[int, msgspec.Meta(ge=1, le=20)] = 1
+    approve_renewals: bool = True
+    approver_owner_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
     enabled: bool = True
 
 
@@ -65,6 +73,10 @@ class Profile(msgspec.Struct):
     required_names: list[str]
     spiffe_uri_pattern: str
     must_staple: bool
+    requires_approval: bool
+    approvals_required: int
+    approve_renewals: bool
+    approver_owner_ids: list[str]
     enabled: bool
     revision: int
     created_at: datetime
@@ -76,12 +88,13 @@ class ProfileQuery(PageQuery):
 
     name: str | None = None
     enabled: bool | None = None
+    requires_approval: bool | None = None
 
 
 async def _values(conn: Connection, body: ProfileBody, _row: Row | None) -> dict[str, Any]:
     """Return the columns' values; raise ``InvalidInput`` for what could never be issued."""
     _check_patterns(body)
-    wrong = [*_wrong_usages(body), *await _wrong_issuers(conn, body)]
+    wrong = [*_wrong_usages(body), *await _wrong_issuers(conn, body), *await _wrong_approvers(conn, body)]
     default_lifetime_s = body.default_lifetime_s or body.max_lifetime_s
     if default_lifetime_s > body.max_lifetime_s:
         wrong.append(FieldError("default_lifetime_s", "is longer than max_lifetime_s"))
@@ -124,6 +137,20 @@ async def _wrong_issuers(conn: Connection, body: ProfileBody) -> list[FieldError
     ]
     if wanted and body.default_issuer_id not in wanted:
         wrong.append(FieldError("default_issuer_id", "is not among allowed_issuer_ids; choose one of them"))
+    return wrong
+
+
+async def _wrong_approvers(conn: Connection, body: ProfileBody) -> list[FieldError]:
+    wanted = body.approver_owner_ids
+    known = await store.owners_among(conn, wanted) if wanted else set()
+    wrong = [
+        FieldError(f"approver_owner_ids[{place}]", f"there is no owner {owner_id}")
+        for place, owner_id in enumerate(wanted)
+        if owner_id not in known
+    ]
+    if wanted and len(set(wanted)) < body.approvals_required:
+        problem = f"is {body.approvals_required}, more than there are owners in approver_owner_ids"
+        wrong.append(FieldError("approvals_required", problem))
     return wrong
 
 

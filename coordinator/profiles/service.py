@@ -35,7 +35,12 @@ class Profile(msgspec.Struct, frozen=True):
     required_names: tuple[str, ...]
     spiffe_uri_pattern: str
     must_staple: bool
+    requires_approval: bool
+    approvals_required: int
+    approve_renewals: bool
+    approver_owner_ids: tuple[str, ...]
     enabled: bool
+    revision: int
 
     def check(self, names: tuple[Name, ...], key_algorithm: str, lifetime_s: int, issuer_id: str) -> None:
         """Raise ``Refused`` that names every rule a wish breaks."""

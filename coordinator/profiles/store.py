@@ -24,6 +24,10 @@ TABLE = Table(
         "required_names",
         "spiffe_uri_pattern",
         "must_staple",
+        "requires_approval",
+        "approvals_required",
+        "approve_renewals",
+        "approver_owner_ids",
         "enabled",
     ),
 )
@@ -31,7 +35,7 @@ LISTING = Listing(
     TABLE.reads,
     "profiles",
     "prof",
-    filters={"name": "name = {}", "enabled": "enabled = {}"},
+    filters={name: f"{name} = {{}}" for name in ("name", "enabled", "requires_approval")},
     sorts={"created_at": CREATED, "name": Sort("name")},
 )
 
@@ -67,4 +71,10 @@ async def get(conn: Connection, profile_id: str) -> Row | None:
 async def issuers_among(conn: Connection, issuer_ids: Sequence[str]) -> set[str]:
     """Return those of these issuers that there are."""
     rows = await conn.fetch("SELECT id FROM issuers WHERE id = ANY($1)", list(issuer_ids))
+    return {row["id"] for row in rows}
+
+
+async def owners_among(conn: Connection, owner_ids: Sequence[str]) -> set[str]:
+    """Return those of these owners that there are."""
+    rows = await conn.fetch("SELECT id FROM owners WHERE id = ANY($1)", list(owner_ids))
     return {row["id"] for row in rows}

@@ -39,11 +39,13 @@ class Permission(StrEnum):
     ENROLLMENT = "enrollment:write"
     AUDIT_READ = "audit:read"
     KEYS = "keys:write"
+    APPROVE = "approvals:decide"
+    NOTIFICATIONS_WRITE = "notifications:write"
 
 
 ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
     "viewer": frozenset({Permission.READ}),
-    "approver": frozenset({Permission.READ}),
+    "approver": frozenset({Permission.READ, Permission.APPROVE}),
     "auditor": frozenset({Permission.READ, Permission.AUDIT_READ}),
     "operator": frozenset(
         {
@@ -52,6 +54,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
             Permission.TARGETS_WRITE,
             Permission.AGENTS_WRITE,
             Permission.ENROLLMENT,
+            Permission.NOTIFICATIONS_WRITE,
         }
     ),
     "admin": frozenset(Permission),

@@ -52,6 +52,9 @@ def furnish(double: Double) -> None:
     double.on("GET", "/api/v1/audit", page([samples.event()]))
     double.on("GET", "/api/v1/enrollment-tokens", page([samples.token()]))
     double.on("GET", f"/api/v1/certificates/{samples.CERTIFICATE_ID}/versions", page([samples.version()]))
+    double.on("GET", "/api/v1/approvals", page([samples.approval()]))
+    double.on("GET", "/api/v1/approvals/apr-1", samples.approval())
+    double.on("GET", "/api/v1/notifications", page([samples.notification()]))
     double.on("GET", "/ready", {"status": "ready", "database": "reachable"})
     double.on("GET", "/api/v1/version", {"version": "0.1.0", "protocol": 1})
     who = {

@@ -165,6 +165,10 @@ def profile(**other: Any) -> dict[str, Any]:
         "required_names": [],
         "spiffe_uri_pattern": "",
         "must_staple": False,
+        "requires_approval": False,
+        "approvals_required": 1,
+        "approve_renewals": True,
+        "approver_owner_ids": [],
         "revision": 1,
         "updated_at": "2026-03-01T12:00:00Z",
         "enabled": True,
@@ -284,3 +288,58 @@ def retry(**other: Any) -> dict[str, Any]:
 def run(state: str, *jobs: dict[str, Any]) -> dict[str, Any]:
     seen = sum(len(job["timeline"]) for job in jobs)
     return {"id": "job-1", "certificate_id": CERTIFICATE_ID, "state": state, "seen": seen, "jobs": list(jobs)}
+
+
+def approval(**other: Any) -> dict[str, Any]:
+    wanted = {
+        "common_name": "api.example.com",
+        "names": ["api.example.com", "www.example.com"],
+        "key_algorithm": "ecdsa-p256",
+        "lifetime_s": 47 * 86400,
+        "issuer_id": "iss-local",
+        "extended_key_usages": ["serverAuth"],
+        "must_staple": False,
+        "spki_sha256": FINGERPRINT,
+        "csr_sha256": FINGERPRINT,
+        "profile_revision": 3,
+    }
+    return {
+        "id": "apr-1",
+        "state": "pending",
+        "certificate_id": CERTIFICATE_ID,
+        "job_id": "job-1",
+        "agent_id": AGENT_ID,
+        "profile_id": "prof-default",
+        "requested_by": ["key:key-1"],
+        "required": 2,
+        "approved": 1,
+        "wanted": wanted,
+        "changes": [{"field": "names", "before": "api.example.com", "after": "api.example.com www.example.com"}],
+        "votes": [{"by": "key:key-2", "name": "ada", "vote": "approve", "note": "as announced", "at": at(minutes=-3)}],
+        "reason": "",
+        "expires_at": at(days=6, minutes=1),
+        "decided_at": None,
+        "created_at": at(days=-1),
+        **other,
+    }
+
+
+def notification(**other: Any) -> dict[str, Any]:
+    return {
+        "id": "ntf-1",
+        "type": "certificate_expiring",
+        "severity": "error",
+        "certificate_id": CERTIFICATE_ID,
+        "channel": "email",
+        "recipient": "ada@example.com",
+        "subject": "the api ends in 7 days",
+        "message": "Certificate the api ends",
+        "status": "dead",
+        "retry_count": 10,
+        "next_retry_at": None,
+        "last_error": "550 no such user",
+        "sent_at": None,
+        "read_at": None,
+        "created_at": at(minutes=-3),
+        **other,
+    }

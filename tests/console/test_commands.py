@@ -9,7 +9,7 @@ import pytest
 
 from tests.console import samples
 from tests.console.conftest import Certctl
-from tests.console.double import Answering, Asked, Double, Reply, page
+from tests.console.double import Answering, Asked, Double, Reply, page, problem
 
 LISTS = [
     ("certificates list", ["the api", "valid", "served (1/1)", "in 46 days", "mc-api"]),
@@ -17,6 +17,8 @@ LISTS = [
     ("agents list", ["edge-1", "online", "Debian 12 x86_64", "ag-edge"]),
     ("targets list", ["web", "nginx", "edge-1", "/etc/nginx/certctl/web.crt"]),
     ("jobs list", ["job-2", "deployment", "the api", "edge-1/web", "Completed"]),
+    ("approvals list", ["apr-1", "pending", "the api", "1 of 2", "key:key-1", "names", "in 6 days"]),
+    ("notifications list", ["ntf-1", "dead", "email ada@example.com", "ends in 7 days", "550 no such user"]),
     ("audit list", ["key:key-1", "certificate.created", "mc-api", "serial=5e71a1"]),
     ("enrollment-tokens list", ["tok-1", "open", "in 23 hours", "rack 4"]),
     ("profiles list", ["prof-default", "47 days, at most 398 days"]),
@@ -28,6 +30,7 @@ PAGES = [
     ("targets get web", ["web (tgt-web)", "probe.port", "8443"]),
     ("targets get edge-1/web", ["web (tgt-web)"]),
     ("jobs get job-2", ["the api (mc-api)", "reloaded", "4.0 ms"]),
+    ("approvals show apr-1", ["1 of 2", "api.example.com www.example.com", "as announced", "47 days"]),
     ("profiles get Default", ["Default (prof-default)", "all"]),
     ("issuers get 'Local CA'", ["Local CA (iss-local)"]),
 ]
@@ -222,3 +225,32 @@ def test_a_renewal_without_waiting_says_how_to_follow_it(certctl: Certctl, doubl
     assert result.exit_code == 0
     assert "job-1" in result.stdout
     assert json.loads(certctl("certificates", "renew", "mc-api", "--json").stdout)["run_id"] == "job-1"
+
+
+@pytest.mark.parametrize("what,state,expected", [
+    ("approve", {"state": "pending", "approved": 1}, "apr-1 is pending; 1 more to go"),
+    ("approve", {"state": "approved", "approved": 2}, "apr-1 is approved"),
+    ("reject", {"state": "rejected"}, "apr-1 is rejected"),
+])  # fmt: skip
+def test_a_word_is_given_with_its_note(
+    certctl: Certctl, double: Double, what: str, state: dict[str, object], expected: str
+) -> None:
+    double.on("POST", f"/api/v1/approvals/apr-1/{what}", samples.approval(**state))
+    assert certctl("approvals", what, "apr-1", "--note", "so be it").stdout == f"{expected}\n"
+    assert double.asked[-1].body == {"note": "so be it"}
+
+
+def test_whoever_asked_is_told_that_somebody_else_has_to_decide(certctl: Certctl, double: Double) -> None:
+    answer = problem(403, "forbidden", "you have asked for this yourself; somebody else has to decide")
+    double.on("POST", "/api/v1/approvals/apr-1/approve", lambda _asked: answer)
+    result = certctl("approvals", "approve", "apr-1")
+    assert (result.exit_code, "somebody else" in result.stderr) == (1, True)
+
+
+def test_notifications_are_marked_and_sent_again(certctl: Certctl, double: Double) -> None:
+    for what, told in (("read", "is marked as seen"), ("requeue", "will be sent again")):
+        double.on("POST", f"/api/v1/notifications/ntf-1/{what}", samples.notification())
+        assert certctl("notifications", what, "ntf-1").stdout == f"ntf-1 {told}\n"
+    certctl("notifications", "list", "--unread", "--status", "dead", "--type", "certificate_failing")
+    wanted = {"status": "dead", "type": "certificate_failing", "unread": "true"}
+    assert double.asked[-1].query == {**wanted, "page_size": "50"}

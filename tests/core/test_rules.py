@@ -25,7 +25,6 @@ ALLOWED = {
         ("AwaitingCSR", "Failed"),
         ("AwaitingCSR", "Cancelled"),
         ("AwaitingApproval", "AwaitingCA"),
-        ("AwaitingApproval", "Completed"),
         ("AwaitingApproval", "Failed"),
         ("AwaitingApproval", "Cancelled"),
         ("AwaitingCA", "Completed"),

@@ -47,6 +47,7 @@ UNREACHED = (
         ("first",),
     ),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
+    Unreached(("notification.queued",), "nothing ends before it was issued", ("first",)),
     Unreached(("renewal.queued",), "nothing is due before it was issued", ("first",)),
     Unreached(
         ("reconcile.issuance_queued",), "a holder that has a version is the renewal loop's to serve", AFTER_THE_FIRST

@@ -128,6 +128,49 @@ def changed_rule(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
     _marked(lane, cell, subject, "INSERT INTO policy_scans (rule_id) VALUES ('pol-owner')")
 
 
+def approved(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """A second person has to agree, and does, again after a death that left the vote unheard."""
+    lane.rows("UPDATE profiles SET requires_approval = true")
+    subject.ask()
+    waiting = "SELECT id FROM approvals WHERE certificate_id = $1 AND state = 'pending'"
+    lane.wait("it waits for approval", lambda: len(lane.rows(waiting, subject.certificate_id)) == 1)
+    approval_id = lane.value(waiting, subject.certificate_id)
+    second = lane.api.post("/api/v1/api-keys", {"name": f"second-{approval_id}", "role": "approver"})["key"]
+    lane.arm(lane.coordinator.process, cell.armed)
+    lane.wait("the coordinator serves again", lane.is_ready)
+
+    def agree() -> str:
+        path, headers = f"/api/v1/approvals/{approval_id}/approve", {"Authorization": f"Bearer {second}"}
+        response = lane.api.http.post(path, headers=headers, json={})
+        assert response.status_code in {200, 409}, response.text
+        return "approved"
+
+    decided = "SELECT coalesce(max(state), '') FROM approvals WHERE id = $1 AND state <> 'pending'"
+    lane.patiently(agree, lambda: str(lane.value(decided, approval_id)))
+    lane.rows("UPDATE profiles SET requires_approval = false")
+
+
+def untold(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Something waits to be told when the coordinator starts."""
+    told = f"'ntf-{cell}', '{cell}', 'certificate_failing', 'error', 'log', 'it fails', 'and why'"
+    names = "id, key, type, severity, channel, subject, message"
+    _marked(lane, cell, subject, f"INSERT INTO notifications ({names}) VALUES ({told})")
+
+
+def near_its_end(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """While no coordinator runs, a threshold of the policy is crossed: all 47 days that a certificate has."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
+    lane.rows("UPDATE renewal_policies SET alert_thresholds_days = '{47}'")
+    lane.rows("UPDATE certificate_versions SET created_at = created_at - interval '1 day'")
+    lane.rows("UPDATE alerts_watch SET looked_until = looked_until - interval '1 day'")
+    lane.arm(lane.coordinator.process, cell.armed)
+    # What is held now is about to end; what the agent gets next is not.
+    lane.wait("the end was looked at", lambda: lane.deaths == 1)
+    lane.agent.process.signal(signal.SIGCONT)
+
+
 def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
     """Leave a mark for the loops while no coordinator runs."""
     lane.agent.process.signal(signal.SIGSTOP)
@@ -212,6 +255,9 @@ STAGINGS: dict[str, Staging] = {
     "certificate.imported": beside,
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
+    "approval.*": approved,
+    "notification.queued": near_its_end,
+    "notification.*": untold,
     "certificate.changed": changed,
     "certificate.archived": changed,
     "certificate.revoked": revoked,
@@ -220,6 +266,7 @@ STAGINGS: dict[str, Staging] = {
 """By the first pattern that a point fits; every other point is on the way."""
 
 NOT_BROUGHT_ABOUT = {
+    ("notification.queued", "first"),
     ("renewal.queued", "first"),
     ("certificate.changed", "first"),
     ("certificate.archived", "first"),

@@ -91,6 +91,7 @@ def _trail(subject: Subject) -> list[str]:
         f"{row['kind']}.{row['state']}"
         for row in subject.lane.rows("SELECT kind, state FROM jobs WHERE certificate_id = $1", subject.certificate_id)
     )
+    approvals = subject.lane.rows("SELECT state FROM approvals WHERE certificate_id = $1", subject.certificate_id)
     wanted = {
         "certificate.created": subject.created,
         "certificate.renewal_requested": subject.renewals,
@@ -104,6 +105,8 @@ def _trail(subject: Subject) -> list[str]:
         "issuance.failed": done["issuance.Failed"],
         "deployment.served": done["deployment.Completed"],
         "deployment.failed": done["deployment.Failed"],
+        "approval.requested": len(approvals),
+        "approval.approved": sum(row["state"] == "approved" for row in approvals),
     }
     found = [f"{told[action]} events {action} for {count}" for action, count in wanted.items() if told[action] != count]
     events = Counter((row["action"], row["job_id"]) for row in rows if row["job_id"])

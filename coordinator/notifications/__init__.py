@@ -1,0 +1,1 @@
+"""Notifications: what people are told, on which channel, and whether it has arrived."""
