@@ -15,12 +15,14 @@ from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.metrics import routes as metrics
 from coordinator.oidc import routes as oidc
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
 from coordinator.renewal_policies import routes as renewal_policies
 from coordinator.sessions import routes as sessions
+from coordinator.stats import routes as stats
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
 from coordinator.web import cors, later, openapi, system
@@ -55,6 +57,8 @@ ROUTES: list[Route] = [
     *teams.ROUTES,
     *owners.ROUTES,
     *audit.ROUTES,
+    *stats.ROUTES,
+    *metrics.ROUTES,
 ]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 
