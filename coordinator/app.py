@@ -17,6 +17,7 @@ from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.metrics import routes as metrics
 from coordinator.oidc import routes as oidc
+from coordinator.overview import routes as overview
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
@@ -59,6 +60,7 @@ ROUTES: list[Route] = [
     *audit.ROUTES,
     *stats.ROUTES,
     *metrics.ROUTES,
+    *overview.ROUTES,
 ]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
@@ -118,6 +120,11 @@ TIMELINE = Listing(
     filters={"certificate_id": "certificate_id = {}"},
     sorts={"at": Sort("at", "timestamptz")},
 )
+
+
+async def shown_all(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return certificates with their holders and bindings."""
+    return await conn.fetch(f"SELECT {_SHOWN} FROM certificates WHERE id = ANY($1)", certificate_ids)
 
 
 async def shown(conn: Connection, certificate_id: str) -> Row | None:

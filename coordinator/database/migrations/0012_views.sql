@@ -130,6 +130,7 @@ CREATE INDEX bindings_failed ON bindings (certificate_id) WHERE failures > 0;
 -- Names that a search finds by their beginning, whatever the database's collation is.
 CREATE INDEX targets_by_name ON targets (lower(name) text_pattern_ops) WHERE archived_at IS NULL;
 CREATE INDEX agents_by_name ON agents (lower(name) text_pattern_ops) WHERE retired_at IS NULL;
+CREATE INDEX owners_by_name ON owners (lower(name) text_pattern_ops);
 
 -- Searches and filters that somebody gave a name.
 CREATE TABLE saved_views (
