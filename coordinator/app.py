@@ -13,6 +13,7 @@ from coordinator.agents import routes as agents
 from coordinator.audit import routes as audit
 from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
+from coordinator.events import routes as events
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
 from coordinator.metrics import routes as metrics
@@ -61,6 +62,7 @@ ROUTES: list[Route] = [
     *stats.ROUTES,
     *metrics.ROUTES,
     *overview.ROUTES,
+    *events.ROUTES,
 ]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 

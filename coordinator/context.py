@@ -9,6 +9,7 @@ from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
+from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
 from coordinator.metrics.state import State
 from coordinator.oidc.provider import Provider
@@ -36,6 +37,7 @@ class Context:
     polls: Polls = field(default_factory=Polls)
     trail: Trail = field(default_factory=Trail)
     uses: Uses = field(default_factory=Uses)
+    streams: Streams = field(default_factory=Streams)
     kept_agents: Kept[AgentNumbers] = field(default_factory=Kept)
     kept_state: Kept[State] = field(default_factory=Kept)
     provider: Provider | None = None

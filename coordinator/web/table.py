@@ -144,6 +144,7 @@ class Streamed:
 
     pieces: AsyncIterator[bytes]
     content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Later(ABC):
