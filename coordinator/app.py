@@ -23,6 +23,8 @@ from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
 from coordinator.renewal_policies import routes as renewal_policies
+from coordinator.saved_views import routes as saved_views
+from coordinator.saved_views.service import lists_of
 from coordinator.sessions import routes as sessions
 from coordinator.stats import routes as stats
 from coordinator.targets import routes as targets
@@ -40,7 +42,7 @@ async def serve_openapi(call: Call[NoBody, NoQuery]) -> Raw:
     return Raw(msgspec.json.encode(openapi.document(ROUTES, call.ctx.settings.url)), "application/json")
 
 
-ROUTES: list[Route] = [
+_ROOMS: list[Route] = [
     *system.ROUTES,
     Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
     *access.ROUTES,
@@ -64,6 +66,7 @@ ROUTES: list[Route] = [
     *overview.ROUTES,
     *events.ROUTES,
 ]
+ROUTES = [*_ROOMS, *saved_views.routes_over(lists_of(_ROOMS))]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 
 

@@ -1,4 +1,4 @@
-"""Following what happens: woken by the commits of every coordinator, read from the audit trail, told once and in order."""
+"""Following what happens: woken by every coordinator's commits, read from the audit trail, told once and in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.audit import service as audit
+from coordinator.database.driver import Record as Row
 from coordinator.database.listing import EVERYTHING
 from coordinator.events import store
 from coordinator.events.store import Place
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from coordinator.context import Context
 
 LONGEST_S = 300.0
-"""A stream ends then, and its caller comes back with the last id: a credential that was withdrawn opens no other one."""
+"""A stream ends then, and its caller comes back with the last id: a credential that was withdrawn opens no other."""
 HEARTBEAT_S = 15.0
 REST_S = 0.05
 UNSETTLED_S = 0.25
@@ -119,7 +120,8 @@ async def _next(
             begin = Place(until.era, until.xact, 0)
             text = b"" if place is None else f"event: reset\nid: {begin}\ndata: {{}}\n\n".encode()
             return text or f"id: {begin}\n\n".encode(), begin, False, False
-        rows = await store.after(conn, place, until, actor.scope, everything, resource_id, _AT_ONCE)
+        wanted = store.Wanted(place, until, resource_id, everything=everything)
+        rows = await store.after(conn, wanted, actor.scope, _AT_ONCE)
     if len(rows) == _AT_ONCE:
         place = Place(until.era, rows[-1]["xact"], rows[-1]["id"])
     else:
@@ -132,7 +134,7 @@ async def _next(
     )
 
 
-def _told(era: int, row: Any, *, everything: bool) -> bytes:
+def _told(era: int, row: Row, *, everything: bool) -> bytes:
     details = row["details"]
     event = Event(row["id"], row["at"].isoformat(), row["action"], row["resource_type"], row["resource_id"])
     event.job_id, event.target_id = str(details.get("job_id") or ""), str(details.get("target_id") or "")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing, Scope
+from coordinator.database.listing import EVERYTHING, Scope, within
 
 PLATFORM = ("agent", "agent_group", "issuer", "policy", "profile", "renewal_policy", "target")
 """Things that belong to no team: whoever reads the inventory may know of them."""
@@ -44,7 +44,7 @@ async def horizon(conn: Connection) -> Horizon:
     row = await conn.fetchrow(
         """
         SELECT era, xact::text::bigint AS xact,
-          EXISTS (SELECT FROM audit_events WHERE audit_events.era = found.era AND audit_events.xact >= found.xact) AS open
+          EXISTS (SELECT FROM audit_events AS later WHERE later.era = found.era AND later.xact >= found.xact) AS open
         FROM (SELECT max(era) AS era, pg_snapshot_xmin(pg_current_snapshot()) AS xact FROM audit_eras) AS found
         """
     )
@@ -52,32 +52,24 @@ async def horizon(conn: Connection) -> Horizon:
     return Horizon(row["era"], row["xact"], row["open"])
 
 
-async def after(
-    conn: Connection, place: Place, until: Horizon, scope: Scope, everything: bool, resource_id: str | None, limit: int
-) -> list[Row]:
-    """Return events behind a place, oldest first, as far as somebody with this scope may know of them.
+class Wanted(NamedTuple):
+    """Events behind a place, as far as the trail can be told; of one thing, or of all.
 
     ``everything`` is for who reads the audit trail: events about keys, people and the coordinator itself as well.
     """
-    values: list[object] = [place.era, place.xact, place.id, until.xact]
-    certificates = Listing("", "certificates", "", team="team_id", environment="environment")
-    seen, scoped = certificates.matching({}, scope)
-    for number in range(len(scoped), 0, -1):
-        seen = seen.replace(f"${number}", f"${number + len(values)}")
-    values += scoped
-    kinds = PLATFORM if scope != Scope() else (*PLATFORM, *_PEOPLES)
-    values.append(list(kinds))
-    known = f"resource_type = ANY(${len(values)})"
-    known += (
-        " OR resource_type = 'certificate'"
-        if scope == Scope()
-        else f" OR resource_type = 'certificate' AND resource_id IN (SELECT id FROM certificates WHERE {seen})"
-    )
-    conditions = "true" if everything else f"({known})"
-    if everything:
-        values.pop()
-    if resource_id is not None:
-        values.append(resource_id)
+
+    behind: Place
+    until: Horizon
+    resource_id: str | None
+    everything: bool
+
+
+async def after(conn: Connection, wanted: Wanted, scope: Scope, limit: int) -> list[Row]:
+    """Return events, oldest first, as far as somebody with this scope may know of them."""
+    values: list[object] = [*wanted.behind, wanted.until.xact]
+    conditions = "true" if wanted.everything else _known(scope, values)
+    if wanted.resource_id is not None:
+        values.append(wanted.resource_id)
         conditions += f" AND resource_id = ${len(values)}"
     return await conn.fetch(
         f"""
@@ -88,3 +80,14 @@ async def after(
         """,
         *values,
     )
+
+
+def _known(scope: Scope, values: list[object]) -> str:
+    """Return the condition of the things that somebody with this scope may know of; its values are added."""
+    if scope == EVERYTHING:
+        values.append(["certificate", *PLATFORM, *_PEOPLES])
+        return f"resource_type = ANY(${len(values)})"
+    seen = within(scope, values)
+    values.append(list(PLATFORM))
+    own = f"resource_type = 'certificate' AND resource_id IN (SELECT id FROM certificates WHERE {seen})"
+    return f"(resource_type = ANY(${len(values)}) OR {own})"

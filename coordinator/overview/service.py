@@ -1,4 +1,4 @@
-"""What is put together from the rooms for pages: why a certificate is at risk, what lies on an agent, what a word finds."""
+"""What is put together from the rooms for pages: what is at risk and why, what ends when, what a word finds."""
 
 from __future__ import annotations
 

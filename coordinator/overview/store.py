@@ -10,7 +10,7 @@ from datetime import datetime
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Listing, Scope, Sort
+from coordinator.database.listing import Listing, Scope, Sort, within
 
 MOST_TARGETS = 50
 """Targets of one agent on the map."""
@@ -28,20 +28,10 @@ AGENTS = Listing(
 )
 
 
-def within(scope: Scope, values: list[object], table: str = "certificates") -> str:
-    """Return the condition of a scope on a table's team and environment; its values are added to the arguments."""
-    listing = Listing("", table, "", team=f"{table}.team_id", environment=f"{table}.environment")
-    matching, found = listing.matching({}, scope)
-    for place in range(len(found), 0, -1):
-        matching = matching.replace(f"${place}", f"${place + len(values)}")
-    values.extend(found)
-    return matching
-
-
 async def next_due(conn: Connection, scope: Scope, limit: int) -> list[str]:
     """Return the certificates that fall due first, those that are due already before all."""
     values: list[object] = []
-    seen = within(scope, values)
+    seen = within(scope, values, "certificates")
     rows = await conn.fetch(
         f"""
         SELECT id FROM certificates WHERE NOT archived AND standing = 'issued' AND renew_at < 'infinity' AND {seen}
@@ -55,7 +45,7 @@ async def next_due(conn: Connection, scope: Scope, limit: int) -> list[str]:
 async def newest_failures(conn: Connection, scope: Scope, limit: int) -> list[Row]:
     """Return the newest jobs that failed, of the newest thousand those within the scope."""
     values: list[object] = []
-    seen = within(scope, values)
+    seen = within(scope, values, "certificates")
     return await conn.fetch(
         f"""
         SELECT jobs.id AS job_id, kind, run_id, certificate_id, certificates.name AS certificate_name, jobs.agent_id,
@@ -71,7 +61,7 @@ async def newest_failures(conn: Connection, scope: Scope, limit: int) -> list[Ro
 async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetime) -> list[str]:
     """Return certificates that may be at risk: the worst of each kind, by the index of each."""
     values: list[object] = [now, until]
-    seen = within(scope, values)
+    seen = within(scope, values, "certificates")
     issued = f"SELECT id FROM certificates WHERE NOT archived AND standing = 'issued' AND {seen}"
     unserved = " UNION ALL ".join(
         f"(SELECT id FROM certificates WHERE service = '{service}' AND NOT archived AND {seen} "
@@ -107,9 +97,9 @@ async def away(conn: Connection, agent_ids: Sequence[str]) -> set[str]:
 
 
 async def targets_of(conn: Connection, agent_ids: Sequence[str], scope: Scope, now: datetime) -> list[Row]:
-    """Return the targets of some agents, the first ones of each by name, with the certificate that may be seen there."""
+    """Return the first targets of some agents by name, with the certificate that may be seen there."""
     values: list[object] = [list(agent_ids), now]
-    seen = within(scope, values)
+    seen = within(scope, values, "certificates")
     return await conn.fetch(
         f"""
         SELECT owned.*, certificates.id AS certificate_id, certificates.name AS certificate_name,
@@ -164,7 +154,7 @@ async def owners_named(conn: Connection, scope: Scope, text: str, limit: int) ->
 async def certificate_of(conn: Connection, scope: Scope, text: str) -> Row | None:
     """Return the certificate with this id, or one of whose versions has this fingerprint."""
     values: list[object] = [text]
-    seen = within(scope, values)
+    seen = within(scope, values, "certificates")
     return await conn.fetchrow(
         f"""
         SELECT id, name FROM certificates

@@ -9,39 +9,29 @@ from datetime import date, datetime, timedelta
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Scope
+from coordinator.database.listing import EVERYTHING, Scope, within
 
 MOST = 10_000
 """What is counted row by row is exact up to here."""
 _LIVE = "('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA', 'Pending', 'Running')"
 
 
-def _within(scope: Scope, values: list[object]) -> str:
-    """Return the condition of a scope on ``team_id`` and ``environment``, with its values added to the arguments."""
-    conditions = ["true"]
-    for column, allowed in (("team_id", scope.teams), ("environment", scope.environments)):
-        if allowed is not None:
-            values.append(list(allowed))
-            conditions.append(f"{column} = ANY(${len(values)})")
-    return " AND ".join(conditions)
-
-
 def _tallies(about: str, scope: Scope, values: list[object], extra: str = "true") -> str:
     """Return all rows of a tally within a scope, as SQL. Without one the sums over all teams are read."""
-    within = _within(scope, values)
+    seen = within(scope, values)
     # All of them at once are one row of many, and the sums by team lie behind the same index.
-    sums = "team_id = '*' AND environment = '*'" if scope == Scope() else f"team_id <> '*' AND {within}"
+    sums = "team_id = '*' AND environment = '*'" if scope == EVERYTHING else f"team_id <> '*' AND {seen}"
     columns = f"day, due_on, what, service, number FROM {{}} WHERE about = '{about}' AND {extra} AND {{}}"
-    return f"(SELECT {columns.format('tallies', sums)} UNION ALL SELECT {columns.format('tally_changes', within)})"
+    return f"(SELECT {columns.format('tallies', sums)} UNION ALL SELECT {columns.format('tally_changes', seen)})"
 
 
 async def standing(conn: Connection, scope: Scope, now: datetime) -> list[Row]:
     """Return how many certificates there are of each life and service."""
     today = datetime(now.year, now.month, now.day, tzinfo=now.tzinfo)
     values: list[object] = [now, today, today + timedelta(days=1), today.date()]
-    tallies, within = _tallies("certificate", scope, values), _within(scope, values)
+    tallies, seen = _tallies("certificate", scope, values), within(scope, values)
     certificate = "life_at(standing, expires_at, renew_at, $1) AS life, service, 1 AS number FROM certificates"
-    issued = f"NOT archived AND standing = 'issued' AND {within}"
+    issued = f"NOT archived AND standing = 'issued' AND {seen}"
     return await conn.fetch(
         f"""
         SELECT life, service, sum(number)::bigint AS number FROM (
@@ -92,8 +82,8 @@ async def ended_jobs(conn: Connection, scope: Scope) -> list[Row]:
 async def live_jobs(conn: Connection, scope: Scope) -> list[Row]:
     """Return how many jobs are in hand in each state, exact up to a limit, and since when the oldest could be."""
     values: list[object] = []
-    within = _within(scope, values)
-    seen = "" if scope == Scope() else f"AND certificate_id IN (SELECT id FROM certificates WHERE {within})"
+    own = f"AND certificate_id IN (SELECT id FROM certificates WHERE {within(scope, values)})"
+    seen = "" if scope == EVERYTHING else own
     return await conn.fetch(
         f"""
         SELECT state, number, extract(epoch FROM now() - oldest)::float8 AS age_s
@@ -112,7 +102,7 @@ async def live_jobs(conn: Connection, scope: Scope) -> list[Row]:
 async def failing(conn: Connection, scope: Scope) -> int:
     """Return for how many certificates retries are used up somewhere, at most one more than is exact."""
     values: list[object] = []
-    within = _within(scope, values)
+    seen = within(scope, values)
     return int(
         await conn.fetchval(
             f"""
@@ -123,7 +113,7 @@ async def failing(conn: Connection, scope: Scope) -> int:
               ) AS failed
               JOIN certificates ON certificates.id = certificate_id
               JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
-              WHERE failures > max_retries AND NOT archived AND {within}
+              WHERE failures > max_retries AND NOT archived AND {seen}
               GROUP BY certificates.id LIMIT {MOST + 1}
             ) AS found
             """,

@@ -94,9 +94,7 @@ async def test_what_happens_is_told_as_it_happens(world: World) -> None:
 async def test_events_of_all_coordinators_come_in_order_and_once(replicas: tuple[World, World]) -> None:
     one, two = replicas
     async with served(one) as url, following(url) as stream:
-        made = []
-        for n in range(20):
-            made.append((await (one, two)[n % 2].certificate(common_name=f"a{n}.example.com"))[0])
+        made = [(await (one, two)[n % 2].certificate(common_name=f"a{n}.example.com"))[0] for n in range(20)]
         assert [(await stream.next())["resource_id"] for _ in made] == made
 
 

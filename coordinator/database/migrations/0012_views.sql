@@ -140,6 +140,8 @@ CREATE TABLE saved_views (
   page text NOT NULL,                  -- the list that it is a view of
   filters jsonb NOT NULL DEFAULT '{}',
   shared boolean NOT NULL DEFAULT false,
+  teams text[],                        -- what its owner sees: who sees less does not see the view, if it is shared
+  environments text[],
   revision integer NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz NOT NULL DEFAULT now(),
