@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from console.commands import agents, audit, authorities, certificates, jobs, status, targets
+from console.commands import agents, audit, authorities, certificates, jobs, look, status, targets
 from console.session import prepare_output
 
 EPILOG = """\b
@@ -44,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 status.register(app)
+look.register(app)
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")

@@ -115,12 +115,17 @@ def routes_over(lists: service.Lists) -> list[Route]:
         """Change parts of a view of one's own (RFC 7396)."""
         return await changed(call, lambda row: merged(SavedViewBody, row, call.body))
 
-    read, one, changes = Permission.READ, f"{_ALL}/{{view_id}}", (NotFound, Forbidden, PreconditionFailed, Conflict)
+    read, write, one, changes = (
+        Permission.READ,
+        Permission.VIEWS,
+        f"{_ALL}/{{view_id}}",
+        (NotFound, Forbidden, PreconditionFailed, Conflict),
+    )
     return [
         Route("GET", _ALL, list_views, read, "List saved views", Page[SavedView], query=SavedViewQuery),
-        Route("POST", _ALL, create, read, "Save a view", SavedView, CreateSavedView, status=201, errors=(Conflict,)),
+        Route("POST", _ALL, create, write, "Save a view", SavedView, CreateSavedView, status=201, errors=(Conflict,)),
         Route("GET", one, get, read, "Get a saved view", SavedView, errors=(NotFound,)),
-        Route("PUT", one, replace, read, "Replace a saved view", SavedView, SavedViewBody, errors=changes),
-        Route("PATCH", one, merge, read, "Change parts of a saved view", SavedView, SavedViewPatch, errors=changes),
-        Route("DELETE", one, remove, read, "Remove a saved view", None, status=204, errors=changes),
+        Route("PUT", one, replace, write, "Replace a saved view", SavedView, SavedViewBody, errors=changes),
+        Route("PATCH", one, merge, write, "Change parts of a saved view", SavedView, SavedViewPatch, errors=changes),
+        Route("DELETE", one, remove, write, "Remove a saved view", None, status=204, errors=changes),
     ]

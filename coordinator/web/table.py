@@ -28,6 +28,7 @@ class Permission(StrEnum):
     """What a key's role may allow."""
 
     READ = "inventory:read"
+    VIEWS = "views:own"
     CERTIFICATES_WRITE = "certificates:write"
     TARGETS_WRITE = "targets:write"
     AGENTS_WRITE = "agents:write"
@@ -40,13 +41,14 @@ class Permission(StrEnum):
     KEYS = "keys:write"
 
 
+_EVERYBODYS = frozenset({Permission.READ, Permission.VIEWS})
 ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
-    "viewer": frozenset({Permission.READ}),
-    "approver": frozenset({Permission.READ}),
-    "auditor": frozenset({Permission.READ, Permission.AUDIT_READ}),
-    "operator": frozenset(
+    "viewer": _EVERYBODYS,
+    "approver": _EVERYBODYS,
+    "auditor": _EVERYBODYS | {Permission.AUDIT_READ},
+    "operator": _EVERYBODYS
+    | frozenset(
         {
-            Permission.READ,
             Permission.CERTIFICATES_WRITE,
             Permission.TARGETS_WRITE,
             Permission.AGENTS_WRITE,

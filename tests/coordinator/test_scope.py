@@ -46,8 +46,8 @@ OF_ALL = {
     *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id"),
 }
 """Parameters of what belongs to no team: the platform's own."""
-BY_ITS_ROOM = {"certificate_id"}
-"""Certificates are held against the scope by their own room's tests."""
+BY_ITS_ROOM = {"certificate_id", "view_id"}
+"""Certificates and saved views are held against the scope by their own rooms' tests."""
 LISTS = ["teams", "owners", "api-keys", "sessions"]
 
 
