@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ FAMILIES = {
     *("deploy_duration_seconds", "queue_age_seconds", "wakeup_latency_seconds", "http_requests"),
     *("http_request_duration_seconds",),
 }
+PAGE = Path(__file__).parents[2] / "docs" / "watching.md"
 SECRETS = ("admin-key-of-the-tests", "test-encryption-key")
 
 
@@ -147,3 +150,18 @@ async def test_the_listener_tells_all_and_goes_on_without_the_database(
         found = samples((await client.get("/metrics")).text)
         assert ("uptime_seconds",) in found
         assert ("certificate_total",) not in found
+
+
+async def test_the_page_names_every_family(world: World) -> None:
+    text = (await world.call("GET", "/api/v1/metrics/prometheus")).text
+    families = {f"{f.name}{'_total' if f.type == 'counter' else ''}" for f in text_string_to_metric_families(text)}
+    rows = re.findall(r"^\| (`certctl_.*?) \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = set[str]()
+    for row in rows:
+        first, *rest = re.findall(r"`(\w+)`", row)
+        named.add(first)
+        stem = first.removesuffix("_total")
+        named |= {f"{stem}{name}" if name.startswith("_") else name for name in rest}
+    families = {name for name in families if not name.endswith("_created")}
+    assert families - named == set()
+    assert named - families <= {"certctl_queue_age_seconds"}, "told only while something waits"

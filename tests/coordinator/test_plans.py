@@ -16,6 +16,8 @@ from benchmarks.api.stock import RARE, Stock
 from coordinator.certificates.store import LISTING
 from coordinator.database import searching
 from coordinator.database.connection import Connection
+from coordinator.database.listing import EVERYTHING, Scope
+from coordinator.events import store as events
 from tests.coordinator.world import KEYS, World, open_world, variables
 from tests.postgres import PostgresServer
 
@@ -169,6 +171,25 @@ async def test_numbers_and_pages_of_a_part_read_no_big_table_either(
             with subtests.test(f"{path} {part}"):
                 for statement in await asked(large, monkeypatch, path, key="part", **query):
                     assert await scans(large, statement) == [], statement.sql
+
+
+@pytest.mark.parametrize("scope", [EVERYTHING, Scope(("team-0",)), Scope(None, ("lab",))])
+async def test_events_are_read_from_their_place(large: World, monkeypatch: pytest.MonkeyPatch, scope: Scope) -> None:
+    told = list[Statement]()
+    plain = Connection.fetch
+
+    async def listening(self: Any, sql: str, *arguments: Any) -> Any:
+        told.append(Statement(sql, arguments))
+        return await plain(self, sql, *arguments)
+
+    monkeypatch.setattr(Connection, "fetch", listening)
+    async with large.ctx.db.connection() as conn:
+        until = await events.horizon(conn)
+        place = events.Place(until.era, until.xact - 1, 0)
+        for everything in (False, True):
+            await events.after(conn, events.Wanted(place, until, None, everything=everything), scope, 200)
+    monkeypatch.undo()
+    assert [await scans(large, statement) for statement in told] == [[], []]
 
 
 async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeypatch: pytest.MonkeyPatch) -> None:
