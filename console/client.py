@@ -25,6 +25,8 @@ MOST_ROWS = 500
 _TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
 _FIRST_ERROR = 300
+_SILENT_S = 40.0
+"""A stream of events has a sign of life every 15 seconds."""
 
 
 class Client:
@@ -84,6 +86,30 @@ class Client:
             cursor = page.next_cursor or ""
             if not cursor or not page.data:
                 return
+
+    def events(self, path: str, query: Parameters, after: str) -> Iterator[tuple[str, bytes | None]]:
+        """Yield a stream of server-sent events: the place that each names, and its data if it has some."""
+        params = {name: value for name, value in query.items() if value is not None}
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+        timeout = httpx.Timeout(_SILENT_S, connect=_CONNECT_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as response:
+                if response.status_code >= _FIRST_ERROR:
+                    response.read()
+                    raise self._refusal(response)
+                place, data = "", None
+                for line in response.iter_lines():
+                    name, _, value = line.partition(": ")
+                    match name:
+                        case "id":
+                            place = value
+                        case "data":
+                            data = value.encode()
+                        case "":
+                            yield place, data
+                            place, data = "", None
+        except httpx.TransportError as error:
+            raise _foreign(error, self._settings, "GET") from error
 
     def _send(
         self,

@@ -17,6 +17,7 @@ from console.commands import (
     authorities,
     certificates,
     jobs,
+    look,
     notifications,
     status,
     targets,
@@ -54,6 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 status.register(app)
+look.register(app)
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")

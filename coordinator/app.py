@@ -14,16 +14,22 @@ from coordinator.approvals import routes as approvals
 from coordinator.audit import routes as audit
 from coordinator.certificates import exporting, history, importing
 from coordinator.certificates import routes as certificates
+from coordinator.events import routes as events
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.metrics import routes as metrics
 from coordinator.notifications import routes as notifications
 from coordinator.oidc import routes as oidc
 from coordinator.operations import routes as operations
+from coordinator.overview import routes as overview
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
 from coordinator.profiles import routes as profiles
 from coordinator.renewal_policies import routes as renewal_policies
+from coordinator.saved_views import routes as saved_views
+from coordinator.saved_views.service import lists_of
 from coordinator.sessions import routes as sessions
+from coordinator.stats import routes as stats
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
 from coordinator.web import cors, later, openapi, system
@@ -39,7 +45,7 @@ async def serve_openapi(call: Call[NoBody, NoQuery]) -> Raw:
     return Raw(msgspec.json.encode(openapi.document(ROUTES, call.ctx.settings.url)), "application/json")
 
 
-ROUTES: list[Route] = [
+_ROOMS: list[Route] = [
     *system.ROUTES,
     Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
     *access.ROUTES,
@@ -63,7 +69,12 @@ ROUTES: list[Route] = [
     *teams.ROUTES,
     *owners.ROUTES,
     *audit.ROUTES,
+    *stats.ROUTES,
+    *metrics.ROUTES,
+    *overview.ROUTES,
+    *events.ROUTES,
 ]
+ROUTES = [*_ROOMS, *saved_views.routes_over(lists_of(_ROOMS))]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 
 

@@ -9,9 +9,12 @@ from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
+from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
+from coordinator.metrics.state import State
 from coordinator.oidc.provider import Provider
 from coordinator.settings import Settings
+from coordinator.stats.service import AgentNumbers, Kept
 from core.clock import Clock
 from core.sealing import Sealer
 
@@ -22,6 +25,7 @@ class Context:
 
     ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root
     that callers pin, empty when the operator brought a certificate of their own. ``provider`` is where people sign in.
+    ``kept_agents`` and ``kept_state`` are numbers that were counted a few seconds ago.
     """
 
     settings: Settings
@@ -33,6 +37,9 @@ class Context:
     polls: Polls = field(default_factory=Polls)
     trail: Trail = field(default_factory=Trail)
     uses: Uses = field(default_factory=Uses)
+    streams: Streams = field(default_factory=Streams)
+    kept_agents: Kept[AgentNumbers] = field(default_factory=Kept)
+    kept_state: Kept[State] = field(default_factory=Kept)
     provider: Provider | None = None
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)
     budgets: Budgets = field(init=False)

@@ -14,15 +14,18 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from coordinator import slowness
-from coordinator.metrics import service as metrics
+from coordinator.metrics import state
 from coordinator.settings import Settings
 from coordinator.web.headers import SECURITY
 from core.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
 
 GRACE_S = 25
 _GOODBYE_S = 0.5
@@ -144,15 +147,19 @@ def server(app: Any, context: ssl.SSLContext | None = None, *, max_body_bytes: i
     return Server(config)
 
 
-async def metrics_app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
-    """Answer ``GET /metrics``, as a plain ASGI function."""
-    known = scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}
-    body = metrics.exposition() if known else b"only /metrics is here\n"
-    fields = {**SECURITY, "Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-    headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
-    start = {"type": "http.response.start", "status": 200 if known else 404, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
+def metrics_app(ctx: Context) -> Any:
+    """Return what answers ``GET /metrics``, as a plain ASGI function."""
+
+    async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        known = scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}
+        body = await state.listener_text(ctx) if known else b"only /metrics is here\n"
+        fields = {**SECURITY, "Content-Type": state.CONTENT_TYPE}
+        headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        start = {"type": "http.response.start", "status": 200 if known else 404, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
+
+    return app
 
 
 async def serve_until_stopped(

@@ -54,7 +54,7 @@ async def serve(settings: Settings) -> None:
         if sockets.pki:
             servers.append((serving.server(create_pki_app(ctx), max_body_bytes=most), sockets.pki))
         if sockets.metrics:
-            servers.append((serving.server(serving.metrics_app), sockets.metrics))
+            servers.append((serving.server(serving.metrics_app(ctx)), sockets.metrics))
 
         def stop() -> None:
             ctx.stopping = True

@@ -168,6 +168,12 @@ def questions(stage: Stage) -> dict[str, PathOf]:
         "its audit events": lambda _: (
             f"/api/v1/audit?resource_type=certificate&resource_id={stock.id(dice.randrange(stock.certificates))}"
         ),
+        "summary": lambda _: "/api/v1/stats/summary",
+        "expiration timeline": lambda _: "/api/v1/stats/expiration-timeline?days=90",
+        "overview": lambda _: "/api/v1/overview",
+        "horizon": lambda _: "/api/v1/horizon",
+        "map": lambda _: "/api/v1/fleet/map?sort=name",
+        "search everywhere": lambda number: f"/api/v1/search?q={APPS[number % len(APPS)]}",
         "audit, first page": lambda _: "/api/v1/audit",
         "audit, one action": lambda _: "/api/v1/audit?action=certificate.due",
     }

@@ -33,6 +33,7 @@ async def seed(dsn: str, stock: Stock, *, quiet: bool = False) -> float:
         await connection.execute(_MONTHS)
         for batch in stock.batches():
             await _copy(connection, batch, quiet=quiet)
+        await connection.execute("SELECT tally_anew()")
         _say("vacuum and analyze", quiet=quiet)
         await connection.execute("VACUUM (ANALYZE)")
         await connection.execute("CHECKPOINT")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import typer
 
-from console.answer import path_of
-from console.model import Agent, Caller, Certificate, Release
+from console.answer import Answer, path_of
+from console.model import Agent, AtRisk, Caller, Horizon, Overview, Release
 from console.render import Cell, Value, shorten
 from console.session import Session, command
 from console.times import relative
 
-_EXAMINED = 500
 _SHOWN = 20
-_WELL = {"valid", "served", "unknown"}
-_TROUBLED_SERVICE = {"partly", "outdated", "not served"}
+_DAYS = 365
 
 
 def register(app: typer.Typer) -> None:
@@ -32,85 +29,66 @@ def status(session: Session) -> None:
     client.get("/ready", msgspec.Raw)
     release = client.get(path_of("version"), Release).value
     caller = client.get(path_of("auth", "check"), Caller).value
-    certificates = client.collect(path_of("certificates"), limit=_EXAMINED)
-    agents = client.collect(path_of("agents"), limit=_EXAMINED)
-    report = _Report(certificates.rows(Certificate), agents.rows(Agent))
+    found: Answer[Overview] = client.get(path_of("overview"), Overview)
     if session.out.as_json:
         document: dict[str, Any] = {"server": session.settings.url, "ready": True, "version": release.version}
         document |= {"user": caller.user, "role": caller.role, "permissions": caller.permissions}
-        document["certificates"] = {"total": certificates.total, **report.certificate_counts()}
-        document["agents"] = {"total": agents.total, **report.agent_counts()}
-        session.out.json(msgspec.json.encode(document))
+        session.out.json(msgspec.json.encode(document | msgspec.json.decode(found.raw)))
         return
+    overview = found.value
     session.out.fields(
         [
             ("Coordinator", f"{session.settings.url}, ready, version {release.version}"),
             ("You", f"{caller.user} ({caller.role})"),
-            ("Certificates", report.certificates_line(certificates.total)),
-            ("Agents", report.agents_line(agents.total)),
+            ("Certificates", _certificates(overview)),
+            ("Agents", _agents(overview)),
+            ("Jobs", f"{overview.jobs.live} in hand" if overview.jobs.live else ""),
         ]
     )
-    report.attention(session)
+    _attention(session, overview)
 
 
 def _spoken(word: str) -> str:
     return "partly served" if word == "partly" else word
 
 
-class _Report:
-    """Counts over the newest certificates and agents."""
+def _certificates(overview: Overview) -> str:
+    """Return the certificates in one line."""
+    numbers = overview.certificates
+    stands = [*numbers.life.items(), *numbers.service.items()]
+    parts = [f"{number} {_spoken(word)}" for word, number in stands if number and word != "unknown"]
+    parts += [f"{numbers.failing} failing"] if numbers.failing else []
+    return f"{numbers.total}" + (f": {', '.join(parts)}" if parts else "")
 
-    def __init__(self, certificates: Sequence[Certificate], agents: Sequence[Agent]) -> None:
-        self._certificates = certificates
-        self._agents = [agent for agent in agents if agent.retired_at is None]
 
-    def certificate_counts(self) -> dict[str, Any]:
-        """Return how many were looked at, and how they stand."""
-        life = Counter(certificate.status.life for certificate in self._certificates)
-        service = Counter(certificate.status.service for certificate in self._certificates)
-        return {"examined": len(self._certificates), "life": life, "service": service}
+def _agents(overview: Overview) -> str:
+    """Return the agents in one line."""
+    numbers = overview.agents
+    return f"{numbers.total}" + (f": {numbers.online} online, {numbers.offline} away" if numbers.total else "")
 
-    def agent_counts(self) -> dict[str, int]:
-        """Return how many agents were looked at, and how many of them answer."""
-        return {"examined": len(self._agents), "online": sum(agent.online for agent in self._agents)}
 
-    def certificates_line(self, total: int) -> str:
-        """Return the certificates in one line."""
-        counts = self.certificate_counts()
-        stands = (counts["life"] + counts["service"]).items()
-        parts = [f"{number} {_spoken(word)}" for word, number in stands if word != "unknown"]
-        among = f" (of the newest {len(self._certificates)})" if total > len(self._certificates) else ""
-        return f"{total}" + (f": {', '.join(parts)}{among}" if parts else "")
+def _attention(session: Session, overview: Overview) -> None:
+    """List what is not as it should be."""
+    client = session.client
+    risks = client.get(path_of("horizon"), Horizon, {"days": str(_DAYS)}).value.at_risk
+    agents: Sequence[Agent] = ()
+    if overview.agents.offline:
+        agents = client.collect(path_of("agents"), {"online": "false"}, limit=_SHOWN).rows(Agent)
+    rows = [*(_risk(risk, session) for risk in risks), *(_away(agent, session) for agent in agents)]
+    if rows:
+        session.out.heading("Needs attention")
+        session.out.table(("NAME", "STATE", "SINCE", "WHY"), rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        session.out.note(f"{_SHOWN} of {len(rows)}")
 
-    def agents_line(self, total: int) -> str:
-        """Return the agents in one line."""
-        online = self.agent_counts()["online"]
-        return f"{total}" + (f": {online} online, {len(self._agents) - online} away" if self._agents else "")
 
-    def attention(self, session: Session) -> None:
-        """List what is not as it should be."""
-        rows = [*self._troubled_certificates(session), *self._away(session)]
-        if rows:
-            session.out.heading("Needs attention")
-            session.out.table(("NAME", "STATE", "SINCE", "WHY"), rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            session.out.note(f"{_SHOWN} of {len(rows)}")
+def _risk(risk: AtRisk, session: Session) -> tuple[Value, ...]:
+    served = "" if risk.service in {"served", "unknown"} else f", {_spoken(risk.service)}"
+    until = f"expires {relative(risk.expires_at, session.now)}" if risk.expires_at else ""
+    tone = "warn" if risk.life in {"due", "pending"} else "bad"
+    return risk.name, Cell(f"{risk.life}{served}", tone), until, shorten(risk.reason or ", ".join(risk.why))
 
-    def _troubled_certificates(self, session: Session) -> list[tuple[Value, ...]]:
-        rows: list[tuple[Value, ...]] = []
-        for certificate in self._certificates:
-            stand = certificate.status
-            if (stand.life in _WELL and stand.service not in _TROUBLED_SERVICE) or not (stand.holders or stand.reason):
-                continue
-            service = f", {_spoken(stand.service)}" if stand.service in _TROUBLED_SERVICE else ""
-            until = f"expires {relative(stand.expires_at, session.now)}" if stand.expires_at else ""
-            tone = "warn" if stand.life in {"due", "pending"} else "bad"
-            rows.append((certificate.name, Cell(f"{stand.life}{service}", tone), until, shorten(stand.reason)))
-        return rows
 
-    def _away(self, session: Session) -> list[tuple[Value, ...]]:
-        return [
-            (agent.name, Cell("agent away", "bad"), f"seen {relative(agent.last_seen_at, session.now)}", "")
-            for agent in self._agents
-            if not agent.online
-        ]
+def _away(agent: Agent, session: Session) -> tuple[Value, ...]:
+    seen = f"seen {relative(agent.last_seen_at, session.now)}"
+    return agent.name, Cell("agent away", "bad"), seen, ""

@@ -22,6 +22,7 @@ from coordinator.bindings import store
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
+from coordinator.metrics import service as metrics
 from coordinator.notifications import service as notifications
 from coordinator.notifications.service import Event
 from coordinator.renewal_policies.service import RENEWALS_TOPIC
@@ -241,6 +242,8 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
         await audit.record(conn, actor, action, "certificate", job["certificate_id"], details, request_id)
         crash_point("report.stored")
     crash_point("report.committed")
+    if job["kind"] == JobKind.DEPLOYMENT:
+        metrics.deployed(report.outcome, sum(step.ms for step in report.steps) / 1000)
     return "Failed" if report.failure else "Completed"
 
 

@@ -82,7 +82,7 @@ def filters(wanted: msgspec.Struct, now: datetime) -> dict[str, Any]:
 def conditions(query: CertificateQuery, now: datetime) -> dict[str, Any]:
     """Return the filters that are not just a column's value; those replace what the query says."""
     return {
-        "q": None if query.q is None else _words(query.q),
+        "q": None if query.q is None else words(query.q),
         "tag": None if query.tag is None else _tag(query.tag),
         **_life(query.life, now),
     }
@@ -94,7 +94,7 @@ def _life(life: Life | None, now: datetime) -> dict[str, Any]:
     return {"life": None, f"life_{life}": now}
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """Return a query that wants a word with each of these beginnings."""
     words = list(dict.fromkeys(_WORD.findall(text.lower())))
     if not words or len(words) > MOST_WORDS or len(text) > MOST_CHARACTERS:

@@ -14,13 +14,13 @@ import msgspec
 
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
-from coordinator.certificates import store, wishes
+from coordinator.certificates import queries, store, wishes
 from coordinator.certificates.status import Binding, Holder, Imported, Status, status
 from coordinator.certificates.views import CertificateBody
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.database.listing import Scope
+from coordinator.database.listing import Scope, Window
 from coordinator.jobs import service as jobs
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
@@ -219,6 +219,22 @@ def status_of(row: Row, now: datetime) -> Status:
     alerts, imported = _RULES.decode(rules) if rules else AlertRules((), {}, {}), row.get("imported")
     foreign = _IMPORTED.decode(imported) if imported else None
     return status(_HOLDERS.decode(held), _BINDINGS.decode(bound), alerts, now, foreign)
+
+
+async def stands(conn: Connection, certificate_ids: Sequence[str], now: datetime) -> list[tuple[Row, Status]]:
+    """Return some certificates and how each stands; who asks has seen to it that they may be seen."""
+    return [(row, status_of(row, now)) for row in await store.shown_all(conn, certificate_ids)]
+
+
+async def search(conn: Connection, scope: Scope, text: str, limit: int) -> tuple[list[Row], bool]:
+    """Return the newest certificates within a scope that words of a text find, and whether there are more."""
+    try:
+        wanted = {"q": queries.words(text), "archived": False}
+    except InvalidInput:  # nothing but punctuation, or too much of it: no name is like that
+        return [], False
+    where = Window(limit, 0, None, 1, store.LISTING.default_order)
+    rows = (await store.LISTING.read(conn, where, wanted, scope)).found
+    return rows[:limit], len(rows) > limit
 
 
 async def target_ids(conn: Connection, certificate_id: str) -> list[str]:

@@ -128,6 +128,11 @@ TIMELINE = Listing(
 )
 
 
+async def shown_all(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:
+    """Return certificates with their holders and bindings."""
+    return await conn.fetch(f"SELECT {_SHOWN} FROM certificates WHERE id = ANY($1)", certificate_ids)
+
+
 async def shown(conn: Connection, certificate_id: str) -> Row | None:
     """Return one certificate with its holders and bindings."""
     return await conn.fetchrow(f"SELECT {_SHOWN} FROM certificates WHERE id = $1", certificate_id)

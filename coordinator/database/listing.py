@@ -77,6 +77,16 @@ class Scope(NamedTuple):
 EVERYTHING = Scope()
 
 
+def within(scope: Scope, values: list[object], table: str = "") -> str:
+    """Return the condition of a scope on a table's team and environment; its values are added to the arguments."""
+    conditions = ["true"]
+    for column, allowed in (("team_id", scope.teams), ("environment", scope.environments)):
+        if allowed is not None:
+            values.append(list(allowed))
+            conditions.append(f"{table and f'{table}.'}{column} = ANY(${len(values)})")
+    return " AND ".join(conditions)
+
+
 class Rows(NamedTuple):
     """One row more than the window's limit if there is more, and how many match, at most one more than is exact."""
 

@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import os
 import random
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
@@ -21,12 +23,14 @@ import structlog
 
 from coordinator.database import driver
 from coordinator.database.driver import RawConnection
+from coordinator.metrics import service as metrics
 from core.errors import Transient
 
 CHANNEL = "certctl"
 MAX_PAYLOAD_BYTES = 7_500  # the server takes less than 8,000
 MAX_TOPIC_BYTES = 200
 MAX_PENDING = 50_000
+MAX_UNDER_WAY = 1_000
 EVERYBODY = "*"
 START_DEADLINE_S = 15.0
 PING_EVERY_S, PING_DEADLINE_S = 30.0, 10.0
@@ -89,6 +93,8 @@ class WakeUps:
         self._replica = os.urandom(8).hex()
         self._waiters: dict[str, set[Waiter]] = {}
         self._pending: dict[str, None] = {}
+        self._since = 0.0
+        self._under_way: deque[float] = deque(maxlen=MAX_UNDER_WAY)
         self._work = asyncio.Event()
         self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,6 +142,7 @@ class WakeUps:
         for topic in found:
             _check(topic)
         self._wake(found)
+        self._since = self._since if self._pending else time.perf_counter()
         self._pending.update(dict.fromkeys(found))
         if len(self._pending) > MAX_PENDING:
             # The database has been away for long; one wake-up for all is less than what has piled up.
@@ -167,13 +174,16 @@ class WakeUps:
             await self._work.wait()
             self._work.clear()
             topics, self._pending = self._pending, {}
+            told = list(payloads(self._replica, topics))
+            self._under_way.extend([self._since] * len(told))
             try:
                 await connection.execute(
                     "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload",
                     CHANNEL,
-                    list(payloads(self._replica, topics)),
+                    told,
                 )
             except BaseException:
+                self._under_way.clear()
                 self._pending = topics | self._pending
                 self._work.set()
                 raise
@@ -184,6 +194,7 @@ class WakeUps:
         connection.add_termination_listener(lambda *_: lost.set())
         await connection.add_listener(CHANNEL, self._heard)
         healthy()
+        self._under_way.clear()
         self._listening.set()
         self._wake([EVERYBODY])
         try:
@@ -200,6 +211,8 @@ class WakeUps:
         replica, *topics = str(payload).split("\n")
         if replica != self._replica:
             self._wake(topics)
+        elif self._under_way:
+            metrics.woken(time.perf_counter() - self._under_way.popleft())
 
     async def _again_and_again(self, use: Use) -> None:
         """Use a connection of its own; connect again, less and less eagerly, whenever it is lost."""

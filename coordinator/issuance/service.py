@@ -32,6 +32,7 @@ from coordinator.database.driver import Record as Row
 from coordinator.issuance import store
 from coordinator.issuers import service as issuers
 from coordinator.jobs import service as jobs
+from coordinator.metrics import service as metrics
 from coordinator.policies import service as policies
 from coordinator.profiles import service as profiles
 from coordinator.profiles.service import Profile
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 100
 OUTDATED = Failure("approval", "the certificate or its profile has changed since this was asked for", transient=False)
+_ISSUER_TYPE = "local"
+"""What metrics call the authority: there is one type of it."""
 
 
 class _Signed(NamedTuple):
@@ -73,6 +76,16 @@ async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmiss
     weak key, ``Refused`` for names or a key other than wanted and for what the profile forbids. None of these changes
     anything.
     """
+    try:
+        return await _submit(ctx, actor, job_id, submission, request_id)
+    except (NotFound, Conflict):  # nothing was asked of the authority
+        raise
+    except CertctlError as error:
+        metrics.not_issued(_ISSUER_TYPE, error)
+        raise
+
+
+async def _submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmission, request_id: str) -> CSRAnswer:
     async with ctx.db.transaction() as tx:
         job = await jobs.lock_for_worker(tx, job_id, actor.id)
         request = await store.request_of_job(tx, job_id)
@@ -217,6 +230,7 @@ def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[da
 
 async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> CSRAnswer:
     """Take steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
+    started = time.perf_counter()
     async with ctx.db.transaction() as tx:
         await bindings.lock_certificate_of(tx, job_id)
         request = await store.request_of_job(tx, job_id, lock=True)
@@ -224,7 +238,8 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             detail = f"job {job_id} has no request"
             raise NotFound(detail)
         version_id: str | None = request["version_id"]
-        if request["state"] != "issued":
+        fresh = request["state"] != "issued"
+        if fresh:
             job = await jobs.lock(tx, job_id)
             jobs.check_unfinished(job)
             if request["state"] == "waiting":
@@ -235,6 +250,8 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
         detail = f"job {job_id} is cancelled: {OUTDATED.cause}"
         raise StaleLease(detail)
     crash_point("issuance.stored")
+    if fresh:
+        metrics.issued(_ISSUER_TYPE, time.perf_counter() - started)
     return CSRAnswer("issued", version_id, chain)
 
 

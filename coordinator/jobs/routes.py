@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from coordinator.database.driver import Record as Row
-from coordinator.jobs import service, store
+from coordinator.jobs import milestones, service, store
+from coordinator.jobs.milestones import RunStep
 from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import NotFound
@@ -64,13 +65,17 @@ RunState = Literal["running", "retrying", "served", "issued", "failed", "superse
 
 
 class Run(msgspec.Struct):
-    """How far a request has come. ``seen`` goes into the next call's query to wait for more than that."""
+    """How far a request has come. ``seen`` goes into the next call's query to wait for more than that.
+
+    ``steps`` tell the whole of it, from the request to what was seen on the wire, each with its time and its evidence.
+    """
 
     id: str
     certificate_id: str
     state: RunState
     seen: int
     jobs: list[Job]
+    steps: list[RunStep]
 
 
 class RunQuery(Strict):
@@ -129,10 +134,12 @@ async def follow(call: Call[NoBody, RunQuery]) -> Run:
 async def _run(call: Call[NoBody, RunQuery], run_id: str) -> Run:
     async with call.ctx.db.connection() as conn:
         jobs = [shape(row) for row in await store.of_run(conn, run_id, call.actor.scope)]
-    if not jobs:
-        detail = f"there is no run {run_id}; a run has the id of its first issuance job"
-        raise NotFound(detail)
-    return Run(run_id, jobs[0].certificate_id, run_state(jobs), sum(len(job.timeline) for job in jobs), jobs)
+        if not jobs:
+            detail = f"there is no run {run_id}; a run has the id of its first issuance job"
+            raise NotFound(detail)
+        proofs = {row["id"]: dict(row.items()) for row in await store.proofs_of_run(conn, run_id)}
+    seen = sum(len(job.timeline) for job in jobs)
+    return Run(run_id, jobs[0].certificate_id, run_state(jobs), seen, jobs, milestones.steps(jobs, proofs))
 
 
 ROUTES = [

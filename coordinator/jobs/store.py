@@ -306,6 +306,21 @@ async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
     return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE {matching} ORDER BY created_at, id", *values)
 
 
+async def proofs_of_run(conn: Connection, run_id: str) -> list[Row]:
+    """Return what proves the steps of a run's jobs: request, version, and the agent's report as it was signed."""
+    return await conn.fetch(
+        """
+        SELECT jobs.id, requests.spki_sha256, versions.id AS version_id, versions.fingerprint, versions.serial,
+          versions.issuer_id, versions.issuer_ski, served_fingerprint, report ->> 'payload' AS report,
+          report ->> 'signature' AS signature
+        FROM jobs LEFT JOIN issuance_requests AS requests ON requests.job_id = jobs.id
+        LEFT JOIN certificate_versions AS versions ON versions.id = coalesce(requests.version_id, jobs.version_id)
+        WHERE run_id = $1
+        """,
+        run_id,
+    )
+
+
 async def run_of_version(conn: Connection, version_id: str) -> str | None:
     """Return the run in which a version was issued."""
     run_id: str | None = await conn.fetchval(

@@ -33,6 +33,7 @@ from coordinator.operations import service as operations
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.sessions import service as sessions
+from coordinator.stats import service as stats
 from core.clock import ManualClock, seconds_until
 from core.errors import CertctlError
 
@@ -135,6 +136,13 @@ async def _months(ctx: Context) -> float:
     return MONTHS.interval_s
 
 
+async def _tallies(ctx: Context) -> float:
+    """Fold what has changed into the kept numbers."""
+    while await stats.fold(ctx):
+        pass
+    return TALLIES.interval_s
+
+
 RENEWALS = Loop("renewals", 60.0, _renewals)
 RECOVERY = Loop("recovery", 10.0, _recovery)
 CLEANING = Loop("cleaning", 600.0, _cleaning)
@@ -146,6 +154,7 @@ DELIVERIES = tuple(_delivery(channel) for channel in channels.CHANNELS)
 # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
 SEALING = Loop(audit.SEALING, 2.0, _sealing, rest_s=0.3)
 HEADS = Loop(sealing.EXPORTING, 300.0, _heads, rest_s=1.0)
+TALLIES = Loop("tallies", 5.0, _tallies)
 MONTHS = Loop("audit-months", 3600.0, _months)
 LOOPS = (
     RENEWALS,
@@ -156,6 +165,7 @@ LOOPS = (
     APPROVALS,
     ALERTS,
     *DELIVERIES,
+    TALLIES,
     SEALING,
     HEADS,
     MONTHS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,8 @@ async def _success(route: Route, result: Any, request_id: str) -> Response:
         return _respond(request_id, b"", route.status, later.HEADERS)
     if isinstance(result, Streamed):
         first = await anext(result.pieces, b"")  # what is wrong shows before the status is sent
-        return _respond(request_id, _chained(first, result.pieces), route.status, {"Content-Type": result.content_type})
+        headers = {"Content-Type": result.content_type, **result.headers}
+        return _respond(request_id, _chained(first, result.pieces), route.status, headers)
     if isinstance(result, Raw):
         return _respond(
             request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}
@@ -130,9 +131,13 @@ def _json(request_id: str, body: bytes, status: int, tag: str, *, replayed: bool
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        if isinstance(rest, AsyncGenerator):  # what it holds is let go at once when the caller has gone
+            await rest.aclose()
 
 
 async def authorize(ctx: Context, route: Route, request: Request, path: dict[str, str], visit: Visit) -> Actor:

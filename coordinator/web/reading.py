@@ -84,6 +84,11 @@ def read_query(request: Request, route: Route) -> Any:
         if "\0" in found[0]:
             raise InvalidInput.of(name, _NUL)
         flat[name] = found[0]
+    return query_of(flat, route)
+
+
+def query_of(flat: dict[str, str], route: Route) -> Any:
+    """Return query parameters as the route's struct; raise ``InvalidInput`` that names the wrong one."""
     for name in moments(route) & flat.keys():
         _check_moment(name, flat[name])
     try:

@@ -28,6 +28,7 @@ class Permission(StrEnum):
     """What a key's role may allow."""
 
     READ = "inventory:read"
+    VIEWS = "views:own"
     CERTIFICATES_WRITE = "certificates:write"
     CERTIFICATES_BULK_REVOKE = "certificates:bulk-revoke"
     TARGETS_WRITE = "targets:write"
@@ -43,13 +44,14 @@ class Permission(StrEnum):
     NOTIFICATIONS_WRITE = "notifications:write"
 
 
+_EVERYBODYS = frozenset({Permission.READ, Permission.VIEWS})
 ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
-    "viewer": frozenset({Permission.READ}),
-    "approver": frozenset({Permission.READ, Permission.APPROVE}),
-    "auditor": frozenset({Permission.READ, Permission.AUDIT_READ}),
-    "operator": frozenset(
+    "viewer": _EVERYBODYS,
+    "approver": _EVERYBODYS | {Permission.APPROVE},
+    "auditor": _EVERYBODYS | {Permission.AUDIT_READ},
+    "operator": _EVERYBODYS
+    | frozenset(
         {
-            Permission.READ,
             Permission.CERTIFICATES_WRITE,
             Permission.TARGETS_WRITE,
             Permission.AGENTS_WRITE,
@@ -148,6 +150,7 @@ class Streamed:
 
     pieces: AsyncIterator[bytes]
     content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Later(ABC):

@@ -49,6 +49,8 @@ def furnish(double: Double) -> None:
         double.on("GET", f"/api/v1/{collection}", page([thing]))
         double.on("GET", f"/api/v1/{collection}/{thing['id']}", thing)
     double.on("GET", "/api/v1/certificates", by_common_name)
+    double.on("GET", "/api/v1/overview", samples.OVERVIEW)
+    double.on("GET", "/api/v1/horizon", samples.HORIZON)
     double.on("GET", "/api/v1/audit", page([samples.event()]))
     double.on("GET", "/api/v1/enrollment-tokens", page([samples.token()]))
     double.on("GET", f"/api/v1/certificates/{samples.CERTIFICATE_ID}/versions", page([samples.version()]))

@@ -287,7 +287,14 @@ def retry(**other: Any) -> dict[str, Any]:
 
 def run(state: str, *jobs: dict[str, Any]) -> dict[str, Any]:
     seen = sum(len(job["timeline"]) for job in jobs)
-    return {"id": "job-1", "certificate_id": CERTIFICATE_ID, "state": state, "seen": seen, "jobs": list(jobs)}
+    return {
+        "id": "job-1",
+        "certificate_id": CERTIFICATE_ID,
+        "state": state,
+        "seen": seen,
+        "jobs": list(jobs),
+        "steps": [],
+    }
 
 
 def approval(**other: Any) -> dict[str, Any]:
@@ -343,3 +350,35 @@ def notification(**other: Any) -> dict[str, Any]:
         "created_at": at(minutes=-3),
         **other,
     }
+
+
+OVERVIEW: dict[str, Any] = {
+    "at": at(),
+    "certificates": {
+        "total": 2,
+        "life": {"pending": 0, "valid": 1, "due": 0, "expired": 1, "revoked": 0},
+        "service": {"served": 1, "partly": 0, "outdated": 0, "not served": 1, "unknown": 0},
+        "failing": 1,
+    },
+    "agents": {"total": 2, "online": 1, "offline": 1},
+    "jobs": {"live": 1, "states": {"Pending": 1}, "oldest_s": {"Pending": 3.5}},
+    "next_due": [],
+    "newest_failures": [],
+}
+HORIZON: dict[str, Any] = {
+    "at": at(),
+    "buckets": [],
+    "at_risk": [
+        {
+            "id": "mc-old",
+            "name": "old",
+            "life": "expired",
+            "service": "not served",
+            "expires_at": at(days=-2),
+            "renew_at": at(days=-9),
+            "failing": True,
+            "reason": "the agent is away",
+            "why": ["expired", "failing"],
+        }
+    ],
+}

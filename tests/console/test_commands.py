@@ -135,21 +135,43 @@ def test_a_certificate_without_a_version_says_so(certctl: Certctl, double: Doubl
 
 
 def test_status_counts_and_lists_what_needs_a_hand(certctl: Certctl, double: Double) -> None:
-    stand = samples.status(
-        life="expired", service="not served", reason="the agent is away", expires_at=samples.at(days=-2)
-    )
-    double.on(
-        "GET", "/api/v1/certificates", page([samples.certificate(), samples.certificate(name="old", status=stand)])
-    )
-    double.on("GET", "/api/v1/agents", page([samples.agent(), samples.agent(id="ag-2", name="edge-2", online=False)]))
+    double.on("GET", "/api/v1/overview", samples.OVERVIEW)
+    double.on("GET", "/api/v1/horizon", samples.HORIZON)
+    double.on("GET", "/api/v1/agents", page([samples.agent(id="ag-2", name="edge-2", online=False)]))
     shown = certctl("status").stdout
-    assert "2: 1 valid, 1 expired, 1 served, 1 not served" in shown
+    assert "2: 1 valid, 1 expired, 1 served, 1 not served, 1 failing" in shown
     assert "2: 1 online, 1 away" in shown
     assert "expired, not served" in shown
+    assert "the agent is away" in shown
     assert "edge-2" in shown
     document = json.loads(certctl("status", "--json").stdout)
-    assert document["certificates"]["life"] == {"valid": 1, "expired": 1}
+    assert document["certificates"]["life"]["expired"] == 1
     assert document["user"] == "admin"
+
+
+def test_search_shows_what_was_found(certctl: Certctl, double: Double) -> None:
+    hit = {"kind": "certificate", "id": "mc-api", "name": "api.example.com", "detail": ""}
+    double.on("GET", "/api/v1/search", {"hits": [hit], "more": ["owner"]})
+    result = certctl("search", "api")
+    assert "mc-api" in result.stdout
+    assert "there is more of: owner" in result.stderr
+    assert double.asked[-1].query == {"q": "api"}
+
+
+def test_a_run_is_shown_with_its_evidence(certctl: Certctl, double: Double) -> None:
+    step = {
+        "step": "served",
+        "at": samples.at(),
+        "ms": 1.5,
+        "job_id": "job-1",
+        "agent_id": "ag-1",
+        "target_id": "tgt-1",
+    }
+    step["evidence"] = {"served_fingerprint": "ab12"}
+    run = {"id": "job-1", "certificate_id": "mc-api", "state": "served", "seen": 1, "jobs": [], "steps": [step]}
+    double.on("GET", "/api/v1/runs/job-1", run)
+    shown = certctl("runs", "show", "job-1").stdout
+    assert "served_fingerprint ab12" in shown
 
 
 def test_create_sends_what_was_asked_for(certctl: Certctl, double: Double) -> None:

@@ -16,7 +16,9 @@ from benchmarks.api.stock import RARE, Stock
 from coordinator.certificates.store import LISTING
 from coordinator.database import searching
 from coordinator.database.connection import Connection
-from tests.coordinator.world import World, open_world, variables
+from coordinator.database.listing import EVERYTHING, Scope
+from coordinator.events import store as events
+from tests.coordinator.world import KEYS, World, open_world, variables
 from tests.postgres import PostgresServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -57,7 +59,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(inner)
 
 
-async def asked(world: World, monkeypatch: pytest.MonkeyPatch, path: str, **query: Any) -> list[Statement]:
+async def asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, path: str, key: str = "admin", **query: Any
+) -> list[Statement]:
     """Return the statements that a request led to."""
     told = list[Statement]()
     with monkeypatch.context() as patched:
@@ -69,7 +73,7 @@ async def asked(world: World, monkeypatch: pytest.MonkeyPatch, path: str, **quer
                 return await plain(self, sql, *arguments)
 
             patched.setattr(Connection, name, listening)
-        await world.get(f"/api/v1/{path}", **query)
+        await world.get(f"/api/v1/{path}", key, **query)
     return told
 
 
@@ -126,6 +130,12 @@ def lists(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
         {"state": "Failed"},
     ):
         yield "jobs", query
+    for what in ("summary", "certificates-by-status", "expiration-timeline", "job-trends", "issuance-rate"):
+        yield f"stats/{what}", {}
+    for path in ("overview", "horizon", "metrics", "fleet/map"):
+        yield path, {}
+    for text in ("api", RARE, "host-1", "owner 7", certificate, "nothingofthekind"):
+        yield "search", {"q": text}
     for query in (
         {},
         {"resource_id": certificate, "resource_type": "certificate"},
@@ -143,6 +153,43 @@ async def test_no_list_reads_a_big_table_from_end_to_end(
         with subtests.test(f"{path} {query}"):
             for statement in await asked(large, monkeypatch, path, **query):
                 assert await scans(large, statement) == [], statement.sql
+
+
+async def test_numbers_and_pages_of_a_part_read_no_big_table_either(
+    large: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    parts = (
+        {"teams": ["team-0", "team-1"]},
+        {"environments": ["lab"]},
+        {"teams": ["team-49"], "environments": ["prod"]},
+    )
+    for number, part in enumerate(parts):
+        made = await large.post("/api/v1/api-keys", {"name": f"part {number}", "role": "viewer", **part})
+        monkeypatch.setitem(KEYS, "part", made["key"])
+        for path in ("stats/summary", "stats/expiration-timeline", "overview", "horizon", "search"):
+            query = {"q": "api"} if path == "search" else {}
+            with subtests.test(f"{path} {part}"):
+                for statement in await asked(large, monkeypatch, path, key="part", **query):
+                    assert await scans(large, statement) == [], statement.sql
+
+
+@pytest.mark.parametrize("scope", [EVERYTHING, Scope(("team-0",)), Scope(None, ("lab",))])
+async def test_events_are_read_from_their_place(large: World, monkeypatch: pytest.MonkeyPatch, scope: Scope) -> None:
+    told = list[Statement]()
+    plain = Connection.fetch
+
+    async def listening(self: Any, sql: str, *arguments: Any) -> Any:
+        told.append(Statement(sql, arguments))
+        return await plain(self, sql, *arguments)
+
+    monkeypatch.setattr(Connection, "fetch", listening)
+    async with large.ctx.db.connection() as conn:
+        until = await events.horizon(conn)
+        place = events.Place(until.era, until.xact - 1, 0)
+        for everything in (False, True):
+            await events.after(conn, events.Wanted(place, until, None, everything=everything), scope, 200)
+    monkeypatch.undo()
+    assert [await scans(large, statement) for statement in told] == [[], []]
 
 
 async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeypatch: pytest.MonkeyPatch) -> None:

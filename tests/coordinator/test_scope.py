@@ -54,8 +54,8 @@ OF_ALL = {
     *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id"),
 }
 """Parameters of what belongs to no team: the platform's own."""
-BY_ITS_ROOM = {"certificate_id", "approval_id", "notification_id"}
-"""Certificates and what is about one are held against the scope by their own rooms' tests."""
+BY_ITS_ROOM = {"certificate_id", "approval_id", "notification_id", "view_id"}
+"""Certificates, what is about one, and saved views are held against the scope by their own rooms' tests."""
 LISTS = ["teams", "owners", "api-keys", "sessions"]
 
 

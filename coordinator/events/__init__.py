@@ -1,0 +1,1 @@
+"""What happens, told as it happens: server-sent events out of the audit trail."""
