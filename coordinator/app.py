@@ -15,6 +15,7 @@ from coordinator.certificates import history
 from coordinator.certificates import routes as certificates
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.loops import routes as loops
 from coordinator.oidc import routes as oidc
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
@@ -55,6 +56,7 @@ ROUTES: list[Route] = [
     *teams.ROUTES,
     *owners.ROUTES,
     *audit.ROUTES,
+    *loops.ROUTES,
 ]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from coordinator.loops import settings as loops
+from coordinator.loops.settings import LoopSettings
 from coordinator.oidc import settings as oidc
 from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
@@ -93,6 +95,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     cors_origins: tuple[str, ...]
     lease: timedelta
+    loops: LoopSettings
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
@@ -137,6 +140,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
         cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
+        loops=loops.load(env),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),

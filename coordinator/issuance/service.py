@@ -251,6 +251,12 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     return version_id
 
 
+async def seconds_to_interrupted(ctx: Context) -> float | None:
+    """Return the seconds until a signing that is under way now would count as interrupted."""
+    async with ctx.db.connection() as conn:
+        return await store.next_interrupted(conn)
+
+
 async def finish_interrupted(ctx: Context) -> int:
     """Finish requests whose coordinator died between intent and answer; return how many. Any replica may run it."""
     async with ctx.db.connection() as conn:

@@ -285,6 +285,27 @@ async def expired(conn: Connection, limit: int) -> list[Row]:
     )
 
 
+async def next_expiry(conn: Connection) -> float | None:
+    """Return the seconds until the next lease of a deployment runs out."""
+    wait: float | None = await conn.fetchval(
+        "SELECT extract(epoch FROM min(lease_until) - now())::float8 FROM jobs WHERE state = 'Running'"
+    )
+    return wait
+
+
+async def overdue_issuances(conn: Connection, waited: timedelta, limit: int) -> list[Row]:
+    """Return issuances, locked, that could have begun so long ago and have no CSR yet."""
+    return await conn.fetch(
+        f"""
+        SELECT {COLUMNS} FROM jobs
+        WHERE state = 'AwaitingCSR' AND created_at < now() - $1::interval AND not_before < now() - $1::interval
+        ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        waited,
+        limit,
+    )
+
+
 async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
     """Return all jobs of a run, oldest first, as far as somebody with this scope may see them."""
     matching, values = LISTING.matching({"run_id": run_id}, scope)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ class Turn:
     """What this coordinator knows of its turn."""
 
     def __init__(self) -> None:
-        self._runner = os.urandom(8).hex()
+        self.runner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
         self._until = 0.0
 
     @property
@@ -47,7 +48,7 @@ class Turn:
         """Take the turn if it is free, extend it if it is ours; say whether it began just now."""
         asked, had = time.monotonic(), self.ours
         async with ctx.db.connection() as conn:
-            taken = await store.take_turn(conn, self._runner, timedelta(seconds=TURN_S))
+            taken = await store.take_turn(conn, self.runner, timedelta(seconds=TURN_S))
         # Counted from before the question: by the database's clock it ends later, never earlier.
         self._until = asked + TURN_S if taken else 0.0
         metrics.loops_run_here(running=self.ours)
@@ -74,4 +75,4 @@ class Turn:
         self._until = 0.0
         with contextlib.suppress(CertctlError, TimeoutError):
             async with asyncio.timeout(_GIVE_UP_DEADLINE_S), ctx.db.connection() as conn:
-                await store.give_up_turn(conn, self._runner)
+                await store.give_up_turn(conn, self.runner)

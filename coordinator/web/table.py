@@ -38,6 +38,7 @@ class Permission(StrEnum):
     ENROLLMENT = "enrollment:write"
     AUDIT_READ = "audit:read"
     KEYS = "keys:write"
+    LOOPS = "loops:run"
 
 
 ROLE_PERMISSIONS: dict[str, frozenset[Permission]] = {
@@ -139,6 +140,13 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """An answer of a route that ``may_take_longer``: it is not done yet (202)."""
+
+    result: msgspec.Struct
+
+
+@dataclass(frozen=True)
 class Streamed:
     """An answer in pieces, for what is too long to be held in memory."""
 
@@ -180,6 +188,7 @@ class Route:
     status: int = 200
     errors: tuple[type[CertctlError], ...] = ()
     content_type: str = "application/json"
+    may_take_longer: bool = False
 
     @property
     def creates(self) -> bool:

@@ -43,6 +43,7 @@ UNREACHED = (
     Unreached(("certificate.created",), "it is wanted already", AFTER_THE_FIRST),
     Unreached(("certificate.changed", "certificate.archived"), "nothing is changed before it is there", ("first",)),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
+    Unreached(("certificate.life_told",), "nothing has a life to be told of before it was issued", ("first",)),
     Unreached(("renewal.queued",), "nothing is due before it was issued", ("first",)),
     Unreached(
         ("reconcile.issuance_queued",), "a holder that has a version is the renewal loop's to serve", AFTER_THE_FIRST

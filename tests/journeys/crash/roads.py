@@ -128,13 +128,34 @@ def changed_rule(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
     _marked(lane, cell, subject, "INSERT INTO policy_scans (rule_id) VALUES ('pol-owner')")
 
 
-def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
-    """Leave a mark for the loops while no coordinator runs."""
+def overdue(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent was away for longer than a CSR is waited for."""
+    long_ago = "created_at = now() - interval '25 h', not_before = now() - interval '25 h'"
+    _found(lane, cell, subject, f"UPDATE jobs SET {long_ago} WHERE state = 'AwaitingCSR'")
+
+
+def heard_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent counts as offline when the coordinator starts."""
+    _found(lane, cell, subject, "UPDATE agents SET offline_since = last_seen_at, last_seen_at = now()")
+
+
+def run_asked(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Somebody has asked for a run of a loop just before the coordinator starts."""
+    _found(lane, cell, subject, "UPDATE loop_runs SET asked = asked + 1 WHERE name = 'job-retry'")
+
+
+def _found(lane: Lane, cell: Cell, subject: Subject, change: str) -> None:
+    """Change the database between a request and the coordinator's next start."""
     lane.agent.process.signal(signal.SIGSTOP)
     subject.ask()
     lane.rest(lane.coordinator.process)
-    lane.rows(f"{mark} ON CONFLICT DO NOTHING")
+    lane.rows(change)
     _start_armed(lane, cell)
+
+
+def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
+    """Leave a mark for the loops while no coordinator runs."""
+    _found(lane, cell, subject, f"{mark} ON CONFLICT DO NOTHING")
 
 
 def changed(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
@@ -186,6 +207,10 @@ STAGINGS: dict[str, Staging] = {
     "start.*": in_the_middle,
     "session.*": signing_in,
     "renewal.queued": due,
+    "certificate.life_told": due,
+    "issuance.overdue": overdue,
+    "agent.health_told": heard_again,
+    "loops.run_answered": run_asked,
     "lease.expired": silent,
     "lease.superseded": asked_again,
     "reconcile.deployment_queued": forgotten_deployment,
@@ -203,6 +228,7 @@ STAGINGS: dict[str, Staging] = {
 
 NOT_BROUGHT_ABOUT = {
     ("renewal.queued", "first"),
+    ("certificate.life_told", "first"),
     ("certificate.changed", "first"),
     ("certificate.archived", "first"),
     ("reconcile.issuance_queued", "renewal"),
