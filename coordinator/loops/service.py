@@ -48,7 +48,7 @@ async def ask(tx: Transaction, name: str) -> int:
 
 async def run(ctx: Context) -> None:
     """Run every loop, whenever it is this coordinator's turn, until cancelled."""
-    turn, waiters, known = Turn(), dict[str, Waiter](), Runs()
+    turn, waiters, known = Turn(ctx.name), dict[str, Waiter](), Runs()
 
     def began() -> None:
         for waiter in waiters.values():

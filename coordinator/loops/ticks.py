@@ -13,6 +13,7 @@ from coordinator.audit import heads, months, sealing
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.certificates import lives
+from coordinator.encryption import service as encryption
 from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
 from coordinator.limits import service as limits
@@ -113,6 +114,10 @@ async def _months(ctx: Context) -> None:
     await months.keep(ctx)
 
 
+async def _secrets(ctx: Context) -> None:
+    await encryption.seal_anew(ctx)
+
+
 _SEALING_S, _HEADS_S = 2.0, 300.0
 RENEWALS = Loop(
     renewal_policies.RENEWALS_TOPIC,
@@ -141,6 +146,7 @@ LOOPS = (
         purpose="tells once that a certificate is expiring, has expired, or is active again",
     ),
     CLEANING,
+    Loop("secrets", 60.0, _secrets, purpose="seals with the current encryption key what the previous one has sealed"),
     Loop("rules", 60.0, _rules, purpose="holds certificates against changed rules"),
     # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
     Loop(audit.SEALING, _SEALING_S, _sealing, rest_s=0.3, purpose="seals the audit trail"),

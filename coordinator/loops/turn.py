@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.encryption import service as encryption
 from coordinator.loops import store
 from coordinator.metrics import service as metrics
 from core.crash import crash_point
@@ -35,8 +34,8 @@ _GIVE_UP_DEADLINE_S = 2.0
 class Turn:
     """What this coordinator knows of its turn."""
 
-    def __init__(self) -> None:
-        self.runner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
+    def __init__(self, runner: str) -> None:
+        self.runner = runner
         self._until = 0.0
 
     @property
@@ -48,6 +47,7 @@ class Turn:
         """Take the turn if it is free, extend it if it is ours; say whether it began just now."""
         asked, had = time.monotonic(), self.ours
         async with ctx.db.connection() as conn:
+            await encryption.say(ctx, conn)
             taken = await store.take_turn(conn, self.runner, timedelta(seconds=TURN_S))
         # Counted from before the question: by the database's clock it ends later, never earlier.
         self._until = asked + TURN_S if taken else 0.0

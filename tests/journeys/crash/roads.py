@@ -55,6 +55,14 @@ def with_another_key(lane: Lane, _program: Program, cell: Cell, subject: Subject
     in_the_middle(lane, _program, cell, subject)
 
 
+def with_another_key_for_answers(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """There is an answer that is kept sealed, and then another encryption key."""
+    team = {"name": f"kept {cell}"}
+    headers = {"Idempotency-Key": f"{cell}"}
+    lane.patiently(lambda: lane.api.http.post("/api/v1/teams", json=team, headers=headers).raise_for_status())
+    with_another_key(lane, _program, cell, subject)
+
+
 def signing_in(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The agent starts again, so that it has to sign in."""
     lane.rest(lane.agent.process)
@@ -204,6 +212,7 @@ def beside(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
+    "encryption.sealed_anew": with_another_key_for_answers,
     "start.*": in_the_middle,
     "session.*": signing_in,
     "renewal.queued": due,
