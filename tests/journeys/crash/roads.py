@@ -59,7 +59,7 @@ def with_another_key_for_answers(lane: Lane, _program: Program, cell: Cell, subj
     """There is an answer that is kept sealed, and then another encryption key."""
     team = {"name": f"kept {cell}"}
     headers = {"Idempotency-Key": f"{cell}"}
-    lane.patiently(lambda: lane.api.http.post("/api/v1/teams", json=team, headers=headers).raise_for_status())
+    lane.patiently(lambda: lane.api.http.post("/api/v1/teams", json=team, headers=headers).raise_for_status().text)
     with_another_key(lane, _program, cell, subject)
 
 
@@ -138,8 +138,15 @@ def changed_rule(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
 
 def overdue(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The agent was away for longer than a CSR is waited for."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
     long_ago = "created_at = now() - interval '25 h', not_before = now() - interval '25 h'"
-    _found(lane, cell, subject, f"UPDATE jobs SET {long_ago} WHERE state = 'AwaitingCSR'")
+    lane.rows(f"UPDATE jobs SET {long_ago} WHERE state = 'AwaitingCSR'")
+    lane.arm(lane.coordinator.process, cell.armed)
+    waiting = "state = 'AwaitingCSR' AND created_at < now() - interval '24 h'"
+    lane.wait("it counts as failed", lambda: subject.jobs(waiting) == 0)
+    lane.agent.process.signal(signal.SIGCONT)
 
 
 def heard_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
