@@ -17,6 +17,7 @@ from coordinator.certificates import routes as certificates
 from coordinator.events import routes as events
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
+from coordinator.loops import routes as loops
 from coordinator.metrics import routes as metrics
 from coordinator.notifications import routes as notifications
 from coordinator.oidc import routes as oidc
@@ -73,6 +74,7 @@ _ROOMS: list[Route] = [
     *metrics.ROUTES,
     *overview.ROUTES,
     *events.ROUTES,
+    *loops.ROUTES,
 ]
 ROUTES = [*_ROOMS, *saved_views.routes_over(lists_of(_ROOMS))]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""

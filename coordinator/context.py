@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, field
 
 from connectors.issuers.local import LocalIssuer
@@ -19,13 +21,19 @@ from core.clock import Clock
 from core.sealing import Sealer
 
 
+def own_name() -> str:
+    """Return a name for this process that no other has: host, process, a number."""
+    return f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
+
+
 @dataclass
 class Context:
     """The coordinator's ports and settings.
 
     ``signers`` caches opened CA keys by (issuer id, subject key identifier); ``server_root`` is the PEM of the root
     that callers pin, empty when the operator brought a certificate of their own. ``provider`` is where people sign in.
-    ``kept_agents`` and ``kept_state`` are numbers that were counted a few seconds ago.
+    ``kept_agents`` and ``kept_state`` are numbers that were counted a few seconds ago. ``name`` is this coordinator's
+    among those that run.
     """
 
     settings: Settings
@@ -33,6 +41,7 @@ class Context:
     clock: Clock
     sealer: Sealer
     server_root: bytes = b""
+    name: str = field(default_factory=own_name)
     stopping: bool = False
     polls: Polls = field(default_factory=Polls)
     trail: Trail = field(default_factory=Trail)

@@ -14,6 +14,7 @@ import structlog
 from coordinator import settings as settings_module
 from coordinator import start
 from coordinator.audit import command as audit
+from coordinator.encryption import command as keys
 from coordinator.settings import Settings
 from core import logs
 from core.errors import CertctlError
@@ -41,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="serve; this is what happens without a command")
     commands.add_parser("migrate", help="bring the database up to date and exit")
     commands.add_parser("check", help="see that the settings work, say what does not hold, and exit")
+    commands.add_parser(
+        "keys", help="show which encryption keys seal what is stored; exit code 0: the current one, 1: others as well"
+    )
     trail = commands.add_parser("audit", help="the audit trail").add_subparsers(
         dest="audit_command", metavar="COMMAND", required=True
     )
@@ -66,6 +70,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         case "audit":
             sealer = start.open_sealer(settings, make=False)
             return await audit.run(settings, sealer, arguments.heads, as_json=arguments.json)
+        case "keys":
+            return await keys.run(settings, start.open_sealer(settings, make=False))
         case "migrate" | "check":
             return await _look(settings)
     await start.serve(settings)

@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from connectors.notifiers.smtp import MailServer
+from coordinator.loops import settings as loops
+from coordinator.loops.settings import LoopSettings
 from coordinator.oidc import settings as oidc
 from coordinator.oidc.settings import OIDCSettings
 from core.environment import Environment, parse_duration
@@ -101,8 +103,8 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     cors_origins: tuple[str, ...]
     lease: timedelta
-    csr_timeout: timedelta
     approval_timeout: timedelta
+    loops: LoopSettings
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
@@ -152,8 +154,8 @@ def load(variables: Mapping[str, str]) -> Settings:
         trusted_proxies=env.read("CERTCTL_TRUSTED_PROXIES", (), _networks),
         cors_origins=env.read("CERTCTL_CORS_ORIGINS", (), _origins),
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
-        csr_timeout=env.read("CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24), _patience),
         approval_timeout=env.read("CERTCTL_JOB_AWAITING_APPROVAL_TIMEOUT", timedelta(hours=168), _patience),
+        loops=loops.load(env),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),

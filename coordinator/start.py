@@ -23,6 +23,7 @@ from coordinator.database import roles
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.migrations import migrate
 from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, Database
+from coordinator.encryption import service as encryption
 from coordinator.files import alone_in, write_durably
 from coordinator.issuers import service as issuers
 from coordinator.loops import service as loops
@@ -38,7 +39,7 @@ from core.sealing import Sealer
 from core.secret import Secret
 
 log = structlog.get_logger()
-_START_LOCK = 0x63657274
+_GOODBYE_S = 2.0
 _MOST_CLOCK_ERROR = timedelta(minutes=1)
 _CERTIFICATE_CHECK_S = 30.0
 
@@ -99,6 +100,9 @@ async def open_context(settings: Settings, clock: Clock | None = None) -> AsyncI
             await first_rows(ctx)
             sealing.export_key(ctx, settings.data_dir / "audit.pub")
             yield ctx
+            with contextlib.suppress(Transient, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await encryption.leave(ctx)
         finally:
             await db.close()
 
@@ -132,7 +136,7 @@ async def _database(settings: Settings) -> AsyncIterator[roles.Access]:
 async def first_rows(ctx: Context) -> None:
     """Create what every installation starts with; replicas that start at once come here one after another."""
     async with ctx.db.transaction() as tx:
-        await tx.execute("SELECT pg_advisory_xact_lock($1)", _START_LOCK)
+        await encryption.begin(ctx, tx)
         await _check_clock(ctx, await tx.fetchval("SELECT clock_timestamp()"))
         await sealing.begin(ctx, tx)
         await issuers.seal_keys_anew(ctx, tx)

@@ -2,8 +2,8 @@
 
 Envelope: version (1 byte, 0x01) | key id (4 bytes) | nonce (12) | ciphertext and tag. The associated data names the
 place (``issuer_keys/iss-local/<ski>``), so that an envelope moved to another row does not open. Derivation (scrypt)
-runs once at start. The key id tells which key seals; the previous key still opens, and at start everything that it
-sealed is sealed anew.
+runs once at start. The key id tells which key seals; the previous key still opens, and everything that it sealed is
+sealed anew once all coordinators know the current one (``coordinator.encryption``).
 """
 
 from __future__ import annotations
@@ -32,21 +32,31 @@ class Sealer:
     def __init__(self, current: Secret[bytes], previous: Secret[bytes] | None = None) -> None:
         masters = [_derive(key) for key in (current, previous) if key is not None]
         self._keys = {_key_id(master): AESGCM(_expand(master, b"seal")) for master in masters}
-        self.key_id = _key_id(masters[0])
+        self._active = _key_id(masters[0])
+        self.key_ids = tuple(key_id.hex() for key_id in self._keys)
+        self.current = self.key_ids[0]
+        """The ids, in hex, of the keys that open, the current one first, and that of the current one."""
+
+    def choose(self, *, current: bool) -> bool:
+        """Seal with the current key from now on, or with the previous one; say whether that is a change."""
+        before, self._active = self._active, bytes.fromhex(self.key_ids[0 if current else -1])
+        return before != self._active
 
     def seal(self, plain: Secret[bytes], place: str) -> bytes:
         """Return an envelope that opens only for ``place``."""
         nonce = os.urandom(NONCE_BYTES)
-        header = bytes([VERSION]) + self.key_id
-        return header + nonce + self._keys[self.key_id].encrypt(nonce, plain.reveal(), header + place.encode())
+        header = bytes([VERSION]) + self._active
+        return header + nonce + self._keys[self._active].encrypt(nonce, plain.reveal(), header + place.encode())
 
     def sealed_anew(self, envelope: bytes, place: str) -> bytes | None:
-        """Return the same secret under the current key, or None when it is sealed by that already.
+        """Return the same secret under the current key, or None when it is sealed by that or that is not in use yet.
 
         Raises ``Misconfigured`` like ``open``, so that it serves as a check as well.
         """
         plain = self.open(envelope, place)
-        return None if envelope[1 : 1 + KEY_ID_BYTES] == self.key_id else self.seal(plain, place)
+        current = bytes.fromhex(self.current)
+        sealed_by_it = envelope[1 : 1 + KEY_ID_BYTES] == current
+        return None if sealed_by_it or self._active != current else self.seal(plain, place)
 
     def open(self, envelope: bytes, place: str) -> Secret[bytes]:
         """Return what was sealed for ``place``; raise ``Misconfigured`` when the key is another one."""

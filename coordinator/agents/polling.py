@@ -31,6 +31,7 @@ _LONGEST_SPREAD_S = 30.0
 _FULL_HANDS_S = 1.0
 _SHORTEST_WAIT_S = 0.02
 _LOOKS_AT_ONCE = 8
+_DEAF_AFTER_S = 30.0
 
 Items = tuple[IssuanceItem | DeploymentItem, ...]
 
@@ -58,6 +59,7 @@ class Polls:
     def __init__(self) -> None:
         self.waiting: dict[str, Poll] = {}
         self.signs: dict[str, Sign] = {}
+        self.hearing_since = self._stored_at = time.monotonic()
         # A restart of the database wakes every poll; all of them at once would use up the pool.
         self.looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
 
@@ -72,6 +74,13 @@ class Polls:
         if time_ms is None and before is not None and before.time_ms is not None:
             return
         self.signs[agent_id] = Sign(time.monotonic(), time_ms)
+
+    def stored(self) -> None:
+        """Note that signs of life were stored; after a pause in that, agents are heard of only since now."""
+        now = time.monotonic()
+        if now - self._stored_at > _DEAF_AFTER_S:
+            self.hearing_since = now
+        self._stored_at = now
 
     def end(self, agent_id: str) -> None:
         """Answer an agent's open poll here, if there is one: its next word is told that it was retired."""

@@ -213,6 +213,7 @@ async def new_session(ctx: Context, agent_id: str, request: TokenRequest) -> Tok
         await store.insert_session(tx, access.digest(value.reveal()), agent_id, SESSION)
         if await store.set_metadata(tx, agent_id, _metadata(request.metadata)):
             await renewal_policies.agent_changed(tx, agent_id)
+        tx.wake(store.HEALTH)
     ctx.budgets.remember(access.digest(value.reveal()))
     crash_point("session.committed")
     return Token(value.reveal(), int(SESSION.total_seconds()))

@@ -10,6 +10,9 @@ from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Sort
 
+HEALTH = "agent-health-check"
+"""The topic that wakes who tells of agents that were silent and are heard again."""
+AWAY_AFTER = timedelta(minutes=2)
 ONLINE = "(last_seen_at > now() - interval '2 minutes' AND retired_at IS NULL)"
 COLUMNS = f"""id, name, hostname, os, architecture, address, version, skew_ms, last_seen_at, enrolled_at, retired_at,
   retired_reason, revision, {ONLINE} AS online"""
@@ -227,9 +230,12 @@ async def set_metadata(conn: Connection, agent_id: str, metadata: Sequence[str])
     )
 
 
-async def touch(conn: Connection, signs: Sequence[tuple[str, int | None, float]]) -> None:
-    """Store signs of life: agent, what its clock showed or None, and how many seconds ago that was."""
-    await conn.execute(
+async def touch(conn: Connection, signs: Sequence[tuple[str, int | None, float]]) -> bool:
+    """Store signs of life: agent, what its clock showed or None, and how many seconds ago that was.
+
+    Say whether one of them counts as offline.
+    """
+    rows = await conn.fetch(
         """
         UPDATE agents SET last_seen_at = now() - signs.age,
           skew_ms = coalesce(
@@ -239,11 +245,57 @@ async def touch(conn: Connection, signs: Sequence[tuple[str, int | None, float]]
           FROM unnest($1::text[], $2::bigint[], $3::float8[]) AS signs (id, time_ms, age_s)
         ) AS signs
         WHERE agents.id = signs.id AND last_seen_at < now() - signs.age - interval '15 seconds'
+        RETURNING offline_since IS NOT NULL AS offline
         """,
         [agent_id for agent_id, _, _ in signs],
         [time_ms for _, time_ms, _ in signs],
         [age_s for _, _, age_s in signs],
     )
+    return any(row["offline"] for row in rows)
+
+
+async def take_silent(conn: Connection, limit: int) -> list[Row]:
+    """Mark agents that have been silent for too long, and return those that are marked by this."""
+    return await conn.fetch(
+        """
+        UPDATE agents SET offline_since = last_seen_at
+        WHERE id IN (
+          SELECT id FROM agents
+          WHERE offline_since IS NULL AND retired_at IS NULL AND last_seen_at < now() - $1::interval
+          ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING id, name, last_seen_at
+        """,
+        AWAY_AFTER,
+        limit,
+    )
+
+
+async def take_heard(conn: Connection, limit: int) -> list[Row]:
+    """Take the mark from agents that are heard again, and return them with the mark that they had."""
+    return await conn.fetch(
+        """
+        WITH heard AS (
+          SELECT id, offline_since FROM agents
+          WHERE offline_since IS NOT NULL AND retired_at IS NULL AND last_seen_at >= now() - $1::interval
+          ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
+        UPDATE agents SET offline_since = NULL FROM heard WHERE agents.id = heard.id
+        RETURNING agents.id, name, heard.offline_since
+        """,
+        AWAY_AFTER,
+        limit,
+    )
+
+
+async def seconds_to_silence(conn: Connection) -> float | None:
+    """Return the seconds until the first of the agents that are heard of would have been silent for too long."""
+    wait: float | None = await conn.fetchval(
+        """
+        SELECT extract(epoch FROM min(last_seen_at) + $1::interval - now())::float8 FROM agents
+        WHERE offline_since IS NULL AND retired_at IS NULL
+        """,
+        AWAY_AFTER,
+    )
+    return wait
 
 
 async def without_standing(conn: Connection, sessions: Mapping[str, bytes]) -> list[str]:

@@ -36,6 +36,7 @@ async def run(ctx: Context) -> None:
         try:
             await store_signs(ctx)
             await sealing.refresh_head(ctx)
+            ctx.polls.stored()
             if tick % CHECK_EVERY == 0:
                 await check(ctx)
         except CertctlError as error:
@@ -53,10 +54,12 @@ async def store_signs(ctx: Context) -> None:
     rows = [(agent_id, sign.time_ms, now - sign.at) for agent_id, sign in signs.items()]
     try:
         async with ctx.db.connection() as conn:
-            await store.touch(conn, rows)
+            was_offline = await store.touch(conn, rows)
     except CertctlError:
         ctx.polls.signs = signs | ctx.polls.signs
         raise
+    if was_offline:
+        ctx.db.wakeups.notify([store.HEALTH])
 
 
 async def check(ctx: Context) -> None:

@@ -25,7 +25,7 @@ _CONNECTIONS = 2
 async def run(settings: Settings, sealer: Sealer, heads: Path | None, *, as_json: bool) -> int:
     """Check the trail; return 0 when it is as it was sealed, 1 when not. Raises when it cannot be checked."""
     kept = read_heads(heads) if heads is not None else {}
-    async with _database_url(settings) as dsn:
+    async with database_url(settings) as dsn:
         db = await Database.open(dsn, max_connections=_CONNECTIONS)
         try:
             verdict = await verify(db, sealer, kept)
@@ -39,7 +39,7 @@ async def run(settings: Settings, sealer: Sealer, heads: Path | None, *, as_json
 
 
 @contextlib.asynccontextmanager
-async def _database_url(settings: Settings) -> AsyncIterator[str]:
+async def database_url(settings: Settings) -> AsyncIterator[str]:
     """Yield a DSN: that of the settings, of an embedded server that runs, or of one that is started for this."""
     if settings.database_url is not None:
         yield settings.database_url.reveal()

@@ -20,6 +20,7 @@ from coordinator.audit import store
 from coordinator.audit.webhook import Webhook
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.database.sealed import SealedColumn
 from coordinator.files import alone_in, write_durably
 from core import trail
 from core.crash import crash_point
@@ -85,6 +86,9 @@ async def ensure_key(ctx: Context, tx: Transaction) -> None:
 def place(key_id: str) -> str:
     """Return the name under which a sealing key is sealed."""
     return f"audit_keys/{key_id}"
+
+
+SEALED = SealedColumn("audit_keys", ("id",), "sealed_key", lambda row: place(row["id"]))
 
 
 def export_key(ctx: Context, path: Path) -> None:

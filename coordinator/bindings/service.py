@@ -43,12 +43,6 @@ DEPLOYMENTS = store.DEPLOYMENTS
 """The list of a certificate's bindings with their targets and versions."""
 CHANGED = "changed"
 _BATCH = 200
-_SILENT = {
-    JobKind.DEPLOYMENT: Failure(
-        "report", "the agent stopped reporting while it worked on this; is it running and connected?"
-    ),
-    JobKind.ISSUANCE: Failure("csr", "the agent has not sent a CSR in time; is it running and connected?"),
-}
 
 
 @dataclass(frozen=True)
@@ -340,15 +334,7 @@ async def next_due(conn: Connection) -> datetime | None:
 async def reconcile(ctx: Context) -> int:
     """Queue a job for every gap that none is closing, and end attempts whose agent went silent; return how many."""
     async with ctx.db.transaction() as conn:
-        silent = await jobs.expired_leases(conn, _BATCH)
-        silent += await jobs.without_csr(conn, ctx.settings.csr_timeout, _BATCH)
-        for job in silent:
-            failure = _SILENT[JobKind(job["kind"])]
-            await jobs.fail(conn, job, failure)
-            await _try_again(conn, job, failure)
-            details = {"job_id": job["id"], "cause": failure.cause}
-            await audit.record(conn, SYSTEM, f"{job['kind']}.failed", "certificate", job["certificate_id"], details)
-            crash_point("lease.expired")
+        silent = await _end_silent(conn)
         orphans = await jobs.cancel_of_the_retired(conn, _BATCH)
         unissued = await store.unissued_holders(conn, _BATCH)
         for holder in unissued:
@@ -358,7 +344,45 @@ async def reconcile(ctx: Context) -> int:
         for binding in unserved:
             await jobs.queue_deployment(conn, binding, "reconciled", await jobs.new_run(conn, binding))
             crash_point("reconcile.deployment_queued")
-    return len(silent) + orphans + len(unissued) + len(unserved)
+    return silent + orphans + len(unissued) + len(unserved)
+
+
+async def end_overdue(ctx: Context) -> int:
+    """End attempts whose agent went silent, and issuances that wait for a CSR for too long; return how many.
+
+    Each is tried again, and counts as a failure: an agent that stays away makes its certificates louder.
+    """
+    async with ctx.db.transaction() as conn:
+        silent = await _end_silent(conn)
+        overdue = await jobs.overdue_issuances(conn, ctx.settings.loops.csr_timeout, _BATCH)
+        for job in overdue:
+            cause = "the agent has not handed in a certificate request in time; is it running and connected?"
+            await _end_attempt(conn, job, Failure("csr", cause))
+            crash_point("issuance.overdue")
+    return silent + len(overdue)
+
+
+async def seconds_to_silence(ctx: Context) -> float | None:
+    """Return the seconds until the next lease runs out; its agent extends it meanwhile, if it is there."""
+    async with ctx.db.connection() as conn:
+        return await jobs.seconds_to_next_expiry(conn)
+
+
+async def _end_silent(conn: Transaction) -> int:
+    silent = await jobs.expired_leases(conn, _BATCH)
+    for job in silent:
+        cause = "the agent stopped reporting while it worked on this; is it running and connected?"
+        await _end_attempt(conn, job, Failure("report", cause))
+        crash_point("lease.expired")
+    return len(silent)
+
+
+async def _end_attempt(conn: Transaction, job: Row, failure: Failure) -> None:
+    """End a locked job as failed and queue the next attempt."""
+    await jobs.fail(conn, job, failure)
+    await _try_again(conn, job, failure)
+    details = {"job_id": job["id"], "cause": failure.cause}
+    await audit.record(conn, SYSTEM, f"{job['kind']}.failed", "certificate", job["certificate_id"], details)
 
 
 async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
@@ -238,3 +238,56 @@ async def newest_versions(conn: Connection, certificate_ids: Sequence[str]) -> l
         """,
         certificate_ids,
     )
+
+
+async def changed_lives(conn: Connection, now: datetime, shorter_than: timedelta | None, limit: int) -> list[Row]:
+    """Return certificates whose life is another one than was told, with both, locked."""
+    return await conn.fetch(
+        """
+        WITH found AS (
+          (SELECT id FROM certificates
+           WHERE told_life <> 'expired' AND standing = 'issued' AND NOT archived AND expires_at <= $1
+           ORDER BY expires_at, id LIMIT $3)
+          UNION ALL
+          (SELECT id FROM certificates
+           WHERE told_life = 'valid' AND standing = 'issued' AND NOT archived AND renew_at <= $1 AND expires_at > $1
+           ORDER BY renew_at, id LIMIT $3)
+          UNION ALL
+          (SELECT id FROM certificates
+           WHERE told_life = 'due' AND renew_at > $1 AND expires_at > $1 AND standing = 'issued' AND NOT archived
+           ORDER BY renew_at, id LIMIT $3)
+          UNION ALL
+          (SELECT id FROM certificates
+           WHERE told_life = 'expired' AND expires_at > $1 AND standing = 'issued' AND NOT archived
+           ORDER BY expires_at, id LIMIT $3)
+        )
+        SELECT id, common_name, expires_at, service, told_life,
+          CASE WHEN expires_at <= $1 THEN 'expired' WHEN renew_at <= $1 THEN 'due' ELSE 'valid' END AS life
+        FROM certificates
+        WHERE id IN (SELECT id FROM found) AND standing = 'issued' AND ($2::bigint IS NULL OR lifetime_s < $2)
+          AND told_life <> CASE WHEN expires_at <= $1 THEN 'expired' WHEN renew_at <= $1 THEN 'due' ELSE 'valid' END
+        ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+        """,
+        now,
+        None if shorter_than is None else int(shorter_than.total_seconds()),
+        limit,
+    )
+
+
+async def set_told_lives(conn: Connection, told: Sequence[tuple[str, str]]) -> None:
+    """Store which life of each certificate was told."""
+    await conn.executemany("UPDATE certificates SET told_life = $2 WHERE id = $1", told)
+
+
+async def next_life(conn: Connection) -> datetime | None:
+    """Return when the next certificate falls due or expires."""
+    moment: datetime | None = await conn.fetchval(
+        """
+        SELECT nullif(least(
+          (SELECT expires_at FROM certificates WHERE told_life <> 'expired' AND standing = 'issued' AND NOT archived
+           ORDER BY expires_at, id LIMIT 1),
+          (SELECT renew_at FROM certificates WHERE told_life = 'valid' AND standing = 'issued' AND NOT archived
+           ORDER BY renew_at, id LIMIT 1)), 'infinity')
+        """
+    )
+    return moment

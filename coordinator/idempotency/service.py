@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from coordinator.database.connection import Transaction
+from coordinator.database.sealed import SealedColumn
 from coordinator.idempotency import store
-from core.errors import InvalidInput, Refused
+from core.errors import InvalidInput, Misconfigured, Refused
 from core.secret import Secret
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ async def begin(ctx: Context, tx: Transaction, actor: str, key: str, request: by
     if row is None or row["request"] != digest:
         detail = "this Idempotency-Key was used for another request within the last day; take a new one"
         raise Refused(detail)
-    return ctx.sealer.open(row["answer"], _place(actor, key)).reveal()
+    try:
+        return ctx.sealer.open(row["answer"], _place(actor, key)).reveal()
+    except Misconfigured as error:
+        detail = "what was answered under this Idempotency-Key was sealed with an encryption key that is gone"
+        raise Refused(f"{detail}; see whether the first request did its work, and take a new key") from error
 
 
 async def keep(ctx: Context, tx: Transaction, actor: str, key: str, answer: bytes) -> None:
@@ -53,3 +58,6 @@ async def purge(ctx: Context) -> None:
 
 def _place(actor: str, key: str) -> str:
     return f"idempotency_keys/{actor}/{key}"
+
+
+SEALED = SealedColumn("idempotency_keys", ("actor", "key"), "answer", lambda row: _place(row["actor"], row["key"]))

@@ -338,6 +338,12 @@ async def keep_authorities(tx: Transaction, certificates: Sequence[tuple[str, by
     await store.save_issuer_certificates(tx, sorted(certificates))  # in one order, whoever else keeps the same
 
 
+async def seconds_to_interrupted(ctx: Context) -> float | None:
+    """Return the seconds until a signing that is under way now would count as interrupted."""
+    async with ctx.db.connection() as conn:
+        return await store.next_interrupted(conn)
+
+
 async def finish_interrupted(ctx: Context) -> int:
     """Finish requests whose coordinator died between intent and answer; return how many. Any replica may run it."""
     async with ctx.db.connection() as conn:

@@ -77,6 +77,17 @@ async def interrupted(conn: Connection, limit: int) -> list[str]:
     return [row["job_id"] for row in rows]
 
 
+async def next_interrupted(conn: Connection) -> float | None:
+    """Return the seconds until the oldest signing that has not ended counts as interrupted."""
+    wait: float | None = await conn.fetchval(
+        """
+        SELECT extract(epoch FROM min(created_at) + interval '10 seconds' - now())::float8 FROM issuance_requests
+        WHERE state = 'signing' AND created_at > now() - interval '10 seconds'
+        """
+    )
+    return wait
+
+
 async def insert_version(conn: Connection, version: dict[str, Any]) -> None:
     """Store a version as its holder's next generation."""
     names = list(version)

@@ -15,6 +15,7 @@ from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_auth
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
+from coordinator.database.sealed import SealedColumn
 from coordinator.issuers import store
 from coordinator.web.table import Actor
 from core import keys
@@ -90,6 +91,11 @@ def read_file(path: Path, variable: str) -> bytes:
 
 def _place(issuer_id: str, ski: str) -> str:
     return f"issuer_keys/{issuer_id}/{ski}"
+
+
+SEALED = SealedColumn(
+    "issuer_keys", ("issuer_id", "ski"), "sealed_key", lambda row: _place(row["issuer_id"], row["ski"])
+)
 
 
 async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:

@@ -270,9 +270,14 @@ async def expired_leases(conn: Transaction, limit: int) -> list[Row]:
     return await store.expired(conn, limit)
 
 
-async def without_csr(conn: Transaction, patience: timedelta, limit: int) -> list[Row]:
-    """Return issuances, locked, for which no CSR has come in so long a time."""
-    return await store.without_csr(conn, patience, limit)
+async def seconds_to_next_expiry(conn: Connection) -> float | None:
+    """Return the seconds until the next lease of a deployment runs out; None when none is held."""
+    return await store.next_expiry(conn)
+
+
+async def overdue_issuances(conn: Transaction, waited: timedelta, limit: int) -> list[Row]:
+    """Return issuances, locked, whose agent has not handed in a CSR for so long."""
+    return await store.overdue_issuances(conn, waited, limit)
 
 
 async def new_run(conn: Transaction, binding: Row) -> str:

@@ -287,15 +287,23 @@ async def expired(conn: Connection, limit: int) -> list[Row]:
     )
 
 
-async def without_csr(conn: Connection, patience: timedelta, limit: int) -> list[Row]:
-    """Return issuances that have waited for a CSR so long since they were to begin, locked."""
+async def next_expiry(conn: Connection) -> float | None:
+    """Return the seconds until the next lease of a deployment runs out."""
+    wait: float | None = await conn.fetchval(
+        "SELECT extract(epoch FROM min(lease_until) - now())::float8 FROM jobs WHERE state = 'Running'"
+    )
+    return wait
+
+
+async def overdue_issuances(conn: Connection, waited: timedelta, limit: int) -> list[Row]:
+    """Return issuances, locked, that could have begun so long ago and have no CSR yet."""
     return await conn.fetch(
         f"""
         SELECT {COLUMNS} FROM jobs
         WHERE state = 'AwaitingCSR' AND created_at < now() - $1::interval AND not_before < now() - $1::interval
-        ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
         """,
-        patience,
+        waited,
         limit,
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.encryption import service as encryption
 from coordinator.loops import store
 from coordinator.metrics import service as metrics
 from core.crash import crash_point
@@ -34,8 +34,8 @@ _GIVE_UP_DEADLINE_S = 2.0
 class Turn:
     """What this coordinator knows of its turn."""
 
-    def __init__(self) -> None:
-        self._runner = os.urandom(8).hex()
+    def __init__(self, runner: str) -> None:
+        self.runner = runner
         self._until = 0.0
 
     @property
@@ -47,7 +47,8 @@ class Turn:
         """Take the turn if it is free, extend it if it is ours; say whether it began just now."""
         asked, had = time.monotonic(), self.ours
         async with ctx.db.connection() as conn:
-            taken = await store.take_turn(conn, self._runner, timedelta(seconds=TURN_S))
+            await encryption.say(ctx, conn)
+            taken = await store.take_turn(conn, self.runner, timedelta(seconds=TURN_S))
         # Counted from before the question: by the database's clock it ends later, never earlier.
         self._until = asked + TURN_S if taken else 0.0
         metrics.loops_run_here(running=self.ours)
@@ -74,4 +75,4 @@ class Turn:
         self._until = 0.0
         with contextlib.suppress(CertctlError, TimeoutError):
             async with asyncio.timeout(_GIVE_UP_DEADLINE_S), ctx.db.connection() as conn:
-                await store.give_up_turn(conn, self._runner)
+                await store.give_up_turn(conn, self.runner)

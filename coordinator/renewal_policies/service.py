@@ -19,7 +19,8 @@ from core.renewal import renew_at
 if TYPE_CHECKING:
     from coordinator.context import Context
 
-RENEWALS_TOPIC = "renewals"
+RENEWALS_TOPIC = "renewal-check"
+"""Wakes whoever looks at which certificates are due."""
 _BATCH = 500
 _DECIDES = ("auto_renew", "days_before", "agent_group_id")
 """The fields that renewal times follow from; the others are read when they are needed."""

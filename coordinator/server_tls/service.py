@@ -22,6 +22,7 @@ import structlog
 from connectors.issuers.base import Order
 from connectors.issuers.local import LocalIssuer, make_root, usage_oids
 from coordinator.database.connection import Transaction
+from coordinator.database.sealed import SealedColumn
 from coordinator.files import alone_in, write_durably
 from coordinator.server_tls import store
 from core import certificates, keys
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 LEAF_LIFETIME = timedelta(days=30)
 _PLACE = "server_ca"
+SEALED = SealedColumn("server_ca", ("only_one",), "sealed_key", lambda _row: _PLACE)
 _FLOORS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 

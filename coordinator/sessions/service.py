@@ -21,6 +21,7 @@ from coordinator.access.service import digest, new_credential, scope_of
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.database.sealed import SealedColumn
 from coordinator.sessions import store
 from coordinator.web.table import Actor
 from core.errors import Forbidden, Misconfigured, NotFound, Unauthenticated
@@ -181,3 +182,6 @@ def _origin(ctx: Context) -> str:
 
 def _place(session_id: str) -> str:
     return f"sessions/{session_id}"
+
+
+SEALED = SealedColumn("sessions", ("id",), "sealed_id_token", lambda row: _place(row["id"]))

@@ -26,7 +26,7 @@ from coordinator.web import etag, later, problems
 from coordinator.web.admission import Visit
 from coordinator.web.headers import HSTS, SECURITY
 from coordinator.web.reading import read_again, read_body, read_query
-from coordinator.web.table import Access, Actor, Call, Later, Raw, Route, Streamed
+from coordinator.web.table import Accepted, Access, Actor, Call, Later, Raw, Route, Streamed
 from core.crash import crash_point
 from core.errors import CertctlError, Forbidden, NotFound, TooLarge, TooManyRequests
 from core.ids import new_id
@@ -98,6 +98,8 @@ async def _success(route: Route, result: Any, request_id: str) -> Response:
         return _respond(
             request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}
         )
+    if isinstance(result, Accepted):
+        return _json(request_id, msgspec.json.encode(result.result), HTTPStatus.ACCEPTED, "")
     if result is None:
         return _respond(request_id, b"", HTTPStatus.NO_CONTENT, {})
     return _json(request_id, msgspec.json.encode(result), route.status, etag.of_answer(result))

@@ -106,6 +106,8 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {
         str(route.status): {"description": "Done", "content": {route.content_type: {"schema": schema}}}
     }
+    if route.may_take_longer:
+        found["202"] = {"description": "Not done yet", "content": {route.content_type: {"schema": schema}}}
     for kind in _errors(route):
         status = str(status_of(kind))
         problem = {problems.CONTENT_TYPE: {"schema": schemas[problems.Problem]}}

@@ -42,6 +42,7 @@ class Permission(StrEnum):
     KEYS = "keys:write"
     APPROVE = "approvals:decide"
     NOTIFICATIONS_WRITE = "notifications:write"
+    LOOPS = "loops:run"
 
 
 _EVERYBODYS = frozenset({Permission.READ, Permission.VIEWS})
@@ -145,6 +146,13 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """An answer of a route that ``may_take_longer``: it is not done yet (202)."""
+
+    result: msgspec.Struct
+
+
+@dataclass(frozen=True)
 class Streamed:
     """An answer in pieces, for what is too long to be held in memory."""
 
@@ -187,6 +195,7 @@ class Route:
     status: int = 200
     errors: tuple[type[CertctlError], ...] = ()
     content_type: str = "application/json"
+    may_take_longer: bool = False
 
     @property
     def creates(self) -> bool:

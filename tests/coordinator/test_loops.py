@@ -82,7 +82,7 @@ async def test_a_turn_is_over_for_its_runner_before_it_is_free_for_others(
 
     monkeypatch.setattr(turn, "TURN_S", 0.6)
     monkeypatch.setattr(store, "take_turn", slowly)
-    own = turn.Turn()
+    own = turn.Turn("one")
     assert await own.take(world.ctx)
     assert own.ours
     await until(lambda: not own.ours)

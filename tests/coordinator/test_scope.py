@@ -51,7 +51,7 @@ SCOPED["operation_id"] = an_operation
 """Resources by the parameter that names them in a path, and how one of a team is made."""
 OF_ALL = {
     *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),
-    *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id"),
+    *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id", "loop_name"),
 }
 """Parameters of what belongs to no team: the platform's own."""
 BY_ITS_ROOM = {"certificate_id", "approval_id", "notification_id", "view_id"}

@@ -48,6 +48,7 @@ UNREACHED = (
     ),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
     Unreached(("notification.queued",), "nothing ends before it was issued", ("first",)),
+    Unreached(("certificate.life_told",), "nothing has a life to be told of before it was issued", ("first",)),
     Unreached(("renewal.queued",), "nothing is due before it was issued", ("first",)),
     Unreached(
         ("reconcile.issuance_queued",), "a holder that has a version is the renewal loop's to serve", AFTER_THE_FIRST

@@ -55,6 +55,14 @@ def with_another_key(lane: Lane, _program: Program, cell: Cell, subject: Subject
     in_the_middle(lane, _program, cell, subject)
 
 
+def with_another_key_for_answers(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """There is an answer that is kept sealed, and then another encryption key."""
+    team = {"name": f"kept {cell}"}
+    headers = {"Idempotency-Key": f"{cell}"}
+    lane.patiently(lambda: lane.api.http.post("/api/v1/teams", json=team, headers=headers).raise_for_status().text)
+    with_another_key(lane, _program, cell, subject)
+
+
 def signing_in(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The agent starts again, so that it has to sign in."""
     lane.rest(lane.agent.process)
@@ -171,13 +179,41 @@ def near_its_end(lane: Lane, _program: Program, cell: Cell, subject: Subject) ->
     lane.agent.process.signal(signal.SIGCONT)
 
 
-def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
-    """Leave a mark for the loops while no coordinator runs."""
+def overdue(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent was away for longer than a CSR is waited for."""
     lane.agent.process.signal(signal.SIGSTOP)
     subject.ask()
     lane.rest(lane.coordinator.process)
-    lane.rows(f"{mark} ON CONFLICT DO NOTHING")
+    long_ago = "created_at = now() - interval '25 h', not_before = now() - interval '25 h'"
+    lane.rows(f"UPDATE jobs SET {long_ago} WHERE state = 'AwaitingCSR'")
+    lane.arm(lane.coordinator.process, cell.armed)
+    waiting = "state = 'AwaitingCSR' AND created_at < now() - interval '24 h'"
+    lane.wait("it counts as failed", lambda: subject.jobs(waiting) == 0)
+    lane.agent.process.signal(signal.SIGCONT)
+
+
+def heard_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """The agent counts as offline when the coordinator starts."""
+    _found(lane, cell, subject, "UPDATE agents SET offline_since = last_seen_at, last_seen_at = now()")
+
+
+def run_asked(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """Somebody has asked for a run of a loop just before the coordinator starts."""
+    _found(lane, cell, subject, "UPDATE loop_runs SET asked = asked + 1 WHERE name = 'job-retry'")
+
+
+def _found(lane: Lane, cell: Cell, subject: Subject, change: str) -> None:
+    """Change the database between a request and the coordinator's next start."""
+    lane.agent.process.signal(signal.SIGSTOP)
+    subject.ask()
+    lane.rest(lane.coordinator.process)
+    lane.rows(change)
     _start_armed(lane, cell)
+
+
+def _marked(lane: Lane, cell: Cell, subject: Subject, mark: str) -> None:
+    """Leave a mark for the loops while no coordinator runs."""
+    _found(lane, cell, subject, f"{mark} ON CONFLICT DO NOTHING")
 
 
 def changed(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
@@ -239,9 +275,14 @@ def beside(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
+    "encryption.sealed_anew": with_another_key_for_answers,
     "start.*": in_the_middle,
     "session.*": signing_in,
     "renewal.queued": due,
+    "certificate.life_told": due,
+    "issuance.overdue": overdue,
+    "agent.health_told": heard_again,
+    "loops.run_answered": run_asked,
     "lease.expired": silent,
     "lease.superseded": asked_again,
     "reconcile.deployment_queued": forgotten_deployment,
@@ -268,6 +309,7 @@ STAGINGS: dict[str, Staging] = {
 NOT_BROUGHT_ABOUT = {
     ("notification.queued", "first"),
     ("renewal.queued", "first"),
+    ("certificate.life_told", "first"),
     ("certificate.changed", "first"),
     ("certificate.archived", "first"),
     ("certificate.revoked", "first"),

@@ -12,6 +12,8 @@ from tests.journeys.crash.subject import Subject
 
 KEPT_KEYS, KEPT_VERSIONS = 4, 4
 """In the key folder; beside the target's files, the one in use included."""
+_LIVES = {"certificate.expiring", "certificate.active"}
+"""Told where a certificate is still due when the loop looks; one that is renewed sooner is not told of."""
 
 
 def problems(subject: Subject) -> list[str]:
@@ -111,7 +113,7 @@ def _trail(subject: Subject) -> list[str]:
     found = [f"{told[action]} events {action} for {count}" for action, count in wanted.items() if told[action] != count]
     events = Counter((row["action"], row["job_id"]) for row in rows if row["job_id"])
     twice = [f"{action} of {job_id} is told twice" for (action, job_id), count in events.items() if count > 1]
-    unknown = [f"an event {action}" for action in told if action not in wanted]
+    unknown = [f"an event {action}" for action in told if action not in wanted.keys() | _LIVES]
     return [*found, *twice, *unknown]
 
 

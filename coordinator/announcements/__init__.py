@@ -1,0 +1,1 @@
+"""Changes that nobody asked for and somebody should hear of."""
