@@ -154,6 +154,7 @@ ROUTES = [
         "List certificates",
         Page[Certificate],
         query=CertificateQuery,
+        listing=store.LISTING,
     ),
     Route(
         "POST",
