@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from console.commands import agents, audit, authorities, certificates, jobs, status, targets
-from console.session import prepare_output
+from console.commands import agents, audit, authorities, certificates, generic, jobs, members, status, targets
+from console.resources import GROUP, RESOURCES
+from console.session import group, prepare_output
 
 EPILOG = """\b
 Where and who:
@@ -52,6 +53,14 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(agents.tokens, name="enrollment-tokens")
 app.add_typer(authorities.profiles, name="profiles")
 app.add_typer(authorities.issuers, name="issuers")
+for _resource in RESOURCES:
+    _group = next((each.typer_instance for each in app.registered_groups if each.name == _resource.collection), None)
+    if _group is None:
+        _group = group(_resource.about)
+        app.add_typer(_group, name=_resource.collection)
+    generic.register(_group, _resource)
+    if _resource.kind is GROUP:
+        members.register(_group)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from coordinator.web.schemas import components_of
+
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _MOMENT = "2026-01-31T12:00:00Z"
 _PEM = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"
@@ -146,7 +148,7 @@ def example(components: dict[str, Any], name: str) -> Any:
 
 def of_struct(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return an example of a struct."""
-    _, components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    _, components = components_of([kind])
     shown: dict[str, Any] = example(components, kind.__name__)
     return shown
 

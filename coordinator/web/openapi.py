@@ -17,11 +17,11 @@ from coordinator.idempotency.service import MOST_CHARACTERS
 from coordinator.settings import ROLES
 from coordinator.web import examples, problems, reference
 from coordinator.web.openapi_answers import HEADERS, Schemas, problem_responses, responses
+from coordinator.web.schemas import components_of
 from coordinator.web.table import ROLE_PERMISSIONS, Access, NoBody, NoQuery, Permission, Route
 from core.errors import PreconditionFailed
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
-_REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _SCHEMES = {
     "bearer": {
@@ -89,9 +89,7 @@ def readable(routes: tuple[Route, ...], server_url: str) -> bytes:
 def document(routes: Sequence[Route], server_url: str) -> dict[str, Any]:
     """Return the whole document for these routes."""
     types = {kind for route in routes for kind in (route.request, route.response, route.conflict) if _is_read(kind)}
-    ordered = [*sorted(types, key=repr), problems.Problem]
-    references, components = msgspec.json.schema_components(ordered, ref_template=_REF)
-    schemas: Schemas = dict(zip(ordered, references, strict=True))
+    schemas, components = components_of([*sorted(types, key=repr), problems.Problem])
     shown = {name: {"value": examples.example(components, name)} for name in components}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -111,7 +109,7 @@ def document(routes: Sequence[Route], server_url: str) -> dict[str, Any]:
         "tags": _tags(routes),
         "paths": paths,
         "components": {
-            "schemas": {name: _marked(schema) for name, schema in components.items()},
+            "schemas": components,
             "examples": {name: shown[name] for name in sorted(_exampled(paths))},
             "parameters": PARAMETERS,
             "headers": HEADERS,
@@ -123,14 +121,6 @@ def document(routes: Sequence[Route], server_url: str) -> dict[str, Any]:
 
 def _is_read(kind: Any) -> bool:
     return kind is not None and kind is not NoBody
-
-
-def _marked(schema: Any) -> Any:
-    """Return a schema in which what is secret is so in OpenAPI's own words, too."""
-    if isinstance(schema, dict):
-        marks = {"format": "password", "writeOnly": True} if schema.get("secret") is True else {}
-        return {**{name: _marked(value) for name, value in schema.items()}, **marks}
-    return [_marked(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def _exampled(value: Any) -> set[str]:
@@ -236,7 +226,7 @@ def _what(parameter: str) -> str:
 def _query_parameters(route: Route) -> list[dict[str, Any]]:
     if route.query is NoQuery:
         return []
-    _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
+    _, components = components_of([route.query])
     schema = components[route.query.__name__]
     required = schema.get("required", [])
     return [

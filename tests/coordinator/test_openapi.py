@@ -156,6 +156,15 @@ def test_a_room_has_a_tag_that_says_what_it_is_about() -> None:
     }
 
 
+def test_a_text_that_is_a_moment_says_so() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["Team"]["properties"]["created_at"] == {"type": "string", "format": "date-time"}
+    revoked = schemas["Version"]["properties"]["revoked_at"]["anyOf"]
+    assert {"type": "string", "format": "date-time"} in revoked
+    parameters = {p["name"]: p for p in DOCUMENT["paths"]["/api/v1/audit"]["get"]["parameters"]}
+    assert parameters["from"]["schema"] == {"type": "string", "format": "date-time"}
+
+
 def test_a_list_says_what_it_can_be_sorted_by() -> None:
     parameters = {p["name"]: p for p in DOCUMENT["paths"]["/api/v1/agents"]["get"]["parameters"]}
     assert "-name" in parameters["sort"]["schema"]["enum"]
