@@ -60,7 +60,6 @@ def holder(**other: Any) -> dict[str, Any]:
         "generation": 2,
         "serial": "5e71a1",
         "fingerprint": FINGERPRINT,
-        "issued_at": at(days=-1),
         "not_before": at(days=-1),
         "not_after": at(days=46, minutes=1),
         "issued_at": at(hours=-1),
