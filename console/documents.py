@@ -127,4 +127,10 @@ for _tag, (_pattern, _first) in _JSON_TYPES.items():
 
 def written(documents: list[dict[str, Any]]) -> str:
     """Return documents as YAML that ``read_documents`` reads."""
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=True, width=100)
+    text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=True, width=100)
+    return "".join(c if c == "\n" or c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """Return a character of a quoted text as an escape: what cannot be printed stands in no other."""
+    return f"\\U{ord(character):08x}"

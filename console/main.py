@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from console.commands import agents, audit, authorities, certificates, generic, jobs, members, status, targets
+from console.commands import agents, apply, audit, authorities, certificates, generic, jobs, members, status, targets
 from console.resources import GROUP, RESOURCES
 from console.session import group, prepare_output
 
@@ -29,6 +29,7 @@ Exit codes:
   1  it did not happen: a renewal failed, the coordinator refused, not found
   2  wrong usage: an option, a value, a setting
   3  the coordinator cannot be reached, is not trusted, or does not know the key
+  4  plan, diff, apply --dry-run: there is something to do
 """
 
 _NOT_NEEDED = ("h2", "httpx._main", "trio")
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 status.register(app)
+apply.register(app)
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")
