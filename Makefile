@@ -56,6 +56,10 @@ test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the 
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')
 	@$(PY) -m tests.coordinator.model $(ARGS)
 
+.PHONY: schemathesis
+schemathesis: .venv/.ready-dev ## Hold a running coordinator against its OpenAPI document (ARGS='--seconds 600 --seed 7')
+	@$(PY) -m tests.coordinator.conformance $(ARGS)
+
 .PHONY: mutants
 mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see that the tests notice (ARGS='NAME …')
 	@$(PY) -m tests.mutants $(ARGS)

@@ -266,7 +266,7 @@ def play(*, once: bool) -> int:
 
 
 def _next_steps(coordinator: Coordinator, *, once: bool) -> str:
-    url = f"{coordinator.url}/api/v1/openapi.json"
+    url = f"{coordinator.url}/api/docs"
     api = f"\nThe HTTP interface describes itself: {url}\n  (root: {coordinator.ca_path})\n"
     if once:
         return api

@@ -20,17 +20,18 @@ Parameters = Mapping[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What the coordinator said: its words, and what they mean."""
+    """What the coordinator said: its words, what they mean, and the entity tag of a thing that has one."""
 
     raw: bytes
     value: T
+    etag: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True):
     """Rows of a list; ``next_cursor`` is null when there are no more."""
 
     data: tuple[msgspec.Raw, ...]
-    total: int
+    total: int = 0
     total_exact: bool = True
     next_cursor: str | None = None
 

@@ -64,6 +64,18 @@ class Client:
         """Send a request to change something; without a body when that is None."""
         return self._send("POST", path, kind, content=None if body is None else msgspec.json.encode(body))
 
+    def patch(self, path: str, kind: type[T], body: Mapping[str, Any], etag: str = "") -> Answer[T]:
+        """Merge ``body`` into a thing (RFC 7396), if it is still the one with this entity tag."""
+        return self._send("PATCH", path, kind, content=msgspec.json.encode(body), etag=etag)
+
+    def put(self, path: str, kind: type[T], body: Mapping[str, Any], etag: str = "") -> Answer[T]:
+        """Replace a thing by ``body``, if it is still the one with this entity tag."""
+        return self._send("PUT", path, kind, content=msgspec.json.encode(body), etag=etag)
+
+    def delete(self, path: str, query: Parameters | None = None, etag: str = "") -> Answer[msgspec.Raw]:
+        """Remove a thing, if it is still the one with this entity tag; mostly there is nothing to answer."""
+        return self._send("DELETE", path, msgspec.Raw, query=query, etag=etag)
+
     def collect(self, path: str, query: Parameters | None = None, *, limit: int | None, cursor: str = "") -> Listing:
         """Return ``limit`` rows of a list, or all of them when that is None, from ``cursor`` on."""
         rows: list[msgspec.Raw] = []
@@ -120,8 +132,11 @@ class Client:
         query: Parameters | None = None,
         content: bytes | None = None,
         timeout_s: float = _TIMEOUT_S,
+        etag: str = "",
     ) -> Answer[T]:
         headers = {"Content-Type": "application/json"} if content is not None else {}
+        if etag:
+            headers["If-Match"] = etag
         params = {name: value for name, value in (query or {}).items() if value is not None}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         try:
@@ -134,7 +149,8 @@ class Client:
             raise Unreachable(f"{self._settings.url} gave an answer that is not HTTP: {error}") from error
         if response.status_code >= _FIRST_ERROR:
             raise self._refusal(response)
-        return Answer(response.content, decode(response.content, kind))
+        content_or_null = response.content or b"null"
+        return Answer(content_or_null, decode(content_or_null, kind), response.headers.get("ETag", ""))
 
     def _refusal(self, response: httpx.Response) -> CertctlError:
         if response.is_redirect:

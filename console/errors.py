@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     NOT_DONE = 1
     USAGE = 2
     NO_ACCESS = 3
+    PENDING = 4
     INTERRUPTED = 130
 
 

@@ -34,6 +34,19 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 _MOST_SEARCHED = 5000
 _FEW = 6
+_BY_NAME = {
+    "agents",
+    "teams",
+    "owners",
+    "agent-groups",
+    "profiles",
+    "renewal-policies",
+    "policies",
+    "issuers",
+    "targets",
+    "api-keys",
+}
+"""Lists that are asked for a name."""
 
 
 class Kind(NamedTuple, Generic[N]):
@@ -85,7 +98,7 @@ def find_target(client: Client, reference: str) -> Answer[Target]:
 
 
 def _by_name(client: Client, kind: Kind[N], name: str) -> list[Answer[N]]:
-    if kind.collection == "agents":
+    if kind.collection in _BY_NAME:
         return _search(client, kind, {"name": name}, name)
     if kind.collection == "certificates":
         listing = client.collect(path_of(kind.collection), {"common_name": name}, limit=_FEW + 1)

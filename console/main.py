@@ -12,17 +12,21 @@ import typer
 
 from console.commands import (
     agents,
+    apply,
     approvals,
     audit,
     authorities,
     certificates,
+    generic,
     jobs,
     look,
+    members,
     notifications,
     status,
     targets,
 )
-from console.session import prepare_output
+from console.resources import GROUP, RESOURCES
+from console.session import group, prepare_output
 
 EPILOG = """\b
 Where and who:
@@ -39,6 +43,7 @@ Exit codes:
   1  it did not happen: a renewal failed, the coordinator refused, not found
   2  wrong usage: an option, a value, a setting
   3  the coordinator cannot be reached, is not trusted, or does not know the key
+  4  plan, diff, apply --dry-run: there is something to do
 """
 
 _NOT_NEEDED = ("h2", "httpx._main", "trio")
@@ -56,6 +61,7 @@ app = typer.Typer(
 )
 status.register(app)
 look.register(app)
+apply.register(app)
 app.add_typer(certificates.app, name="certificates")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")
@@ -66,6 +72,14 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(agents.tokens, name="enrollment-tokens")
 app.add_typer(authorities.profiles, name="profiles")
 app.add_typer(authorities.issuers, name="issuers")
+for _resource in RESOURCES:
+    _group = next((each.typer_instance for each in app.registered_groups if each.name == _resource.collection), None)
+    if _group is None:
+        _group = group(_resource.about)
+        app.add_typer(_group, name=_resource.collection)
+    generic.register(_group, _resource)
+    if _resource.kind is GROUP:
+        members.register(_group)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so

@@ -73,6 +73,11 @@ class Output:
         text = msgspec.json.format(document, indent=2).decode()
         self._out.write(_ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
+    def text(self, document: str) -> None:
+        """Write a document as it is, but for what terminals obey."""
+        self._out.write(clean(document, lines=True))
+        self._out.flush()
+
     def line(self, text: Value = "") -> None:
         """Write one line, at once."""
         self._write(self._out, text if isinstance(text, Cell) else Cell(text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from quart import Quart
 
 from coordinator.access import routes as access
@@ -33,7 +32,7 @@ from coordinator.sessions import routes as sessions
 from coordinator.stats import routes as stats
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
-from coordinator.web import cors, later, openapi, system
+from coordinator.web import cors, later, openapi, reference, system
 from coordinator.web.dispatch import register
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
 
@@ -43,12 +42,21 @@ if TYPE_CHECKING:
 
 async def serve_openapi(call: Call[NoBody, NoQuery]) -> Raw:
     """Return the OpenAPI 3.1 document of every route."""
-    return Raw(msgspec.json.encode(openapi.document(ROUTES, call.ctx.settings.url)), "application/json")
+    return Raw(openapi.served(tuple(ROUTES), call.ctx.settings.url), "application/json")
+
+
+async def serve_reference(call: Call[NoBody, NoQuery]) -> Raw:
+    """Return the same as a page for people, which needs no scripts."""
+    page = openapi.readable(tuple(ROUTES), call.ctx.settings.url)
+    return Raw(page, "text/html; charset=utf-8", {"Content-Security-Policy": reference.POLICY})
 
 
 _ROOMS: list[Route] = [
     *system.ROUTES,
     Route("GET", "/api/v1/openapi.json", serve_openapi, Access.OPEN, "This interface, described", None),
+    Route(
+        "GET", "/api/docs", serve_reference, Access.OPEN, "This interface, as a page", None, content_type="text/html"
+    ),
     *access.ROUTES,
     *sessions.ROUTES,
     *oidc.ROUTES,

@@ -28,9 +28,13 @@ def list_events(
     resource_id: Annotated[
         str, typer.Option("--resource-id", metavar="ID", help="Only about the thing with this id.")
     ] = "",
+    request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Only of this request.")] = "",
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="The first instant that counts.")] = "",
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="The first that does not any more.")] = "",
 ) -> None:
     """List events, newest first."""
     filters = {"actor": actor, "action": action, "resource_type": resource_type, "resource_id": resource_id}
+    filters |= {"request_id": request_id, "from": since, "to": until}
     columns = [
         Column("ID", lambda row: str(row.id)),
         Column("AT", lambda row: stamp(row.at)),

@@ -42,10 +42,20 @@ def _service(certificate: Certificate) -> Cell:
 
 
 @command(app, "list", paged=True)
-def list_certificates(
+def list_certificates(  # noqa: PLR0913 - one for each option
     session: Session,
     *,
+    q: Annotated[str, typer.Option("--search", metavar="WORDS", help="Only with such words in their names.")] = "",
     common_name: Annotated[str, typer.Option("--common-name", metavar="NAME", help="Only with this common name.")] = "",
+    life: Annotated[str, typer.Option("--life", metavar="LIFE", help="pending, valid, due, expired …")] = "",
+    service: Annotated[str, typer.Option("--service", metavar="SERVICE", help="served, partly, not served …")] = "",
+    owner: Annotated[str, typer.Option("--owner", metavar="ID", help="Only of this owner.")] = "",
+    team: Annotated[str, typer.Option("--team", metavar="ID", help="Only of this team.")] = "",
+    tag: Annotated[str, typer.Option("--tag", metavar="KEY:VALUE", help="Only with this tag.")] = "",
+    expires_before: Annotated[
+        str, typer.Option("--expires-before", metavar="TIME", help="E.g. 2026-01-31T12:00:00Z.")
+    ] = "",
+    archived: Annotated[bool, typer.Option("--archived", help="Only archived ones.")] = False,
     environment: Annotated[str, typer.Option("--environment", metavar="TEXT", help="Only of this environment.")] = "",
     agent: Annotated[
         str, typer.Option("--agent", metavar="AGENT", help="Only what this agent (id or name) holds.")
@@ -63,7 +73,15 @@ def list_certificates(
         Column("WHY", lambda row: shorten(row.status.reason)),
     ]
     query = {
+        "q": q or None,
         "common_name": common_name or None,
+        "life": life or None,
+        "service": service or None,
+        "owner_id": owner or None,
+        "team_id": team or None,
+        "tag": tag or None,
+        "expires_before": expires_before or None,
+        "archived": "true" if archived else None,
         "environment": environment or None,
         "agent_id": find(session.client, AGENT, agent).value.id if agent else None,
     }

@@ -62,7 +62,7 @@ def get(
         ]
     )
     session.out.heading("Configuration")
-    session.out.fields(_flat(found.config), indent="  ")
+    session.out.fields(flat(found.config), indent="  ")
 
 
 @command(app, "create")
@@ -131,12 +131,12 @@ def _read_config(name: str) -> dict[str, Any]:
         raise InvalidInput.of("--config", f"{name} does not hold a JSON object: {error}") from error
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return a configuration as it would be typed with ``--set``."""
+def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return a configuration, or any other object, as it would be typed with ``--set``."""
     pairs: list[tuple[str, str]] = []
-    for key, value in sorted(config.items()):
+    for key, value in config.items():
         if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{key}.")
+            pairs += flat(value, f"{prefix}{key}.")
         else:
             pairs.append((f"{prefix}{key}", value if isinstance(value, str) else msgspec.json.encode(value).decode()))
     return pairs

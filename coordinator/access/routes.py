@@ -203,7 +203,8 @@ _CHANGES = (NotFound, PreconditionFailed, Conflict)
 ROUTES = [
     Route("GET", "/api/v1/auth/info", info, Access.OPEN, "How to authenticate", AuthInfo),
     Route("GET", "/api/v1/auth/check", check, Access.ANY_KEY, "Who am I", AuthCheck),
-    Route("GET", "/api/v1/api-keys", list_keys, Permission.KEYS, "List API keys", Page[APIKey], query=KeyQuery),
+    Route("GET", "/api/v1/api-keys", list_keys, Permission.KEYS, "List API keys", Page[APIKey], query=KeyQuery,
+          listing=store.KEYS),
     Route("POST", "/api/v1/api-keys", create, Permission.KEYS, "Make an API key", CreatedAPIKey,
           request=CreateAPIKey, status=201),
     Route("GET", _KEY, get, Permission.KEYS, "Get an API key", APIKey, errors=(NotFound,)),

@@ -154,7 +154,7 @@ _MEMBER = f"{_MEMBERS}/{{agent_id}}"
 ROUTES = [
     *routes_of(GROUPS),
     Route("GET", _MEMBERS, list_members, Permission.READ, "List the agents of a group", Page[GroupMember],
-          query=MemberQuery, errors=(NotFound,)),
+          query=MemberQuery, errors=(NotFound,), listing=store.MEMBERS),
     Route("PUT", _MEMBER, set_member, GROUPS.write, "Put an agent into a group or keep it out", ListedMember,
           request=SetMember, errors=(NotFound,)),
     Route("DELETE", _MEMBER, forget_member, GROUPS.write, "Take an agent off a group's lists", None, status=204,

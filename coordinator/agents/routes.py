@@ -11,7 +11,7 @@ import msgspec
 from coordinator.access import service as access
 from coordinator.agents import retirement, service, store, tokens
 from coordinator.agents.polling import LONGEST_WAIT_S, Asked, Poll
-from coordinator.agents.retirement import Preflight, Retirement
+from coordinator.agents.retirement import Dependents, Preflight, Retirement
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
@@ -132,6 +132,12 @@ class PollQuery(Strict):
     held: str = ""
 
 
+class InTheWay(msgspec.Struct):
+    """What depends on the agent."""
+
+    counts: Dependents
+
+
 async def list_agents(call: Call[NoBody, AgentQuery]) -> Page[Agent] | Streamed:
     """List agents, newest first."""
     return await read_page(call, store.LISTING, Agent)
@@ -237,7 +243,16 @@ _JOB = f"{_ONE}/jobs/{{job_id}}"
 _TOKENS = "/api/v1/enrollment-tokens"
 
 ROUTES = [
-    Route("GET", "/api/v1/agents", list_agents, Permission.READ, "List agents", Page[Agent], query=AgentQuery),
+    Route(
+        "GET",
+        "/api/v1/agents",
+        list_agents,
+        Permission.READ,
+        "List agents",
+        Page[Agent],
+        query=AgentQuery,
+        listing=store.LISTING,
+    ),
     Route(
         "GET",
         "/api/v1/agents/retired",
@@ -246,6 +261,7 @@ ROUTES = [
         "List retired agents",
         Page[Agent],
         query=RetiredQuery,
+        listing=store.RETIRED,
     ),
     Route("GET", _ONE, get, Permission.READ, "Get an agent", Agent, errors=(NotFound,)),
     Route(
@@ -276,6 +292,8 @@ ROUTES = [
         Retirement,
         query=RetireQuery,
         errors=(NotFound, Conflict),
+        empty=True,
+        conflict=InTheWay,
     ),
     Route(
         "POST",
@@ -299,7 +317,17 @@ ROUTES = [
         request=TokenRequest,
         errors=(Unauthenticated, NotFound, Gone),
     ),
-    Route("GET", f"{_ONE}/work", work, Access.AGENT, "Poll for work", Work, query=PollQuery, errors=(Gone,)),
+    Route(
+        "GET",
+        f"{_ONE}/work",
+        work,
+        Access.AGENT,
+        "Poll for work",
+        Work,
+        query=PollQuery,
+        errors=(Gone,),
+        headers={TIME_HEADER: "The agent's clock in milliseconds since 1970, for its skew."},
+    ),
     Route(
         "POST",
         f"{_JOB}/csr",
@@ -338,6 +366,7 @@ ROUTES = [
         "List enrollment tokens",
         Page[EnrollmentToken],
         query=PageQuery,
+        listing=store.TOKENS,
     ),
     Route(
         "DELETE",

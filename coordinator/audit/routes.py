@@ -71,6 +71,7 @@ ROUTES = [
         "List audit events",
         Page[AuditEvent],
         query=AuditQuery,
+        listing=store.LISTING,
     ),
     Route(
         "GET",

@@ -87,15 +87,15 @@ async def _of_one(
 
 _ONE = "/api/v1/certificates/{certificate_id}"
 _LISTS = (
-    ("versions", list_versions, "List issued versions", Page[Version]),
-    ("deployments", list_deployments, "List where it is served", Page[Deployment]),
-    ("timeline", timeline, "List what happened", Page[TimelineEntry]),
+    ("versions", list_versions, "List issued versions", Page[Version], store.VERSIONS),
+    ("deployments", list_deployments, "List where it is served", Page[Deployment], bindings.DEPLOYMENTS),
+    ("timeline", timeline, "List what happened", Page[TimelineEntry], store.TIMELINE),
 )
 
 ROUTES = [
     *(
-        Route("GET", f"{_ONE}/{name}", handler, Permission.READ, words, page, query=PageQuery, errors=(NotFound,))
-        for name, handler, words, page in _LISTS
+        Route("GET", f"{_ONE}/{name}", handler, Permission.READ, words, page, query=PageQuery, listing=listing)
+        for name, handler, words, page, listing in _LISTS
     ),
     Route(
         "GET",

@@ -171,6 +171,7 @@ ROUTES = [
         "List certificates",
         Page[Certificate],
         query=CertificateQuery,
+        listing=store.LISTING,
     ),
     Route(
         "POST",

@@ -275,7 +275,8 @@ _ALL, _ONE = "/api/v1/issuers", "/api/v1/issuers/{issuer_id}"
 _CHANGES = (NotFound, PreconditionFailed, Conflict, Refused)
 
 ROUTES = [
-    Route("GET", _ALL, list_issuers, Permission.READ, "List issuers", Page[Issuer], query=IssuerQuery),
+    Route("GET", _ALL, list_issuers, Permission.READ, "List issuers", Page[Issuer], query=IssuerQuery,
+          listing=store.LISTING),
     Route("GET", _ONE, get, Permission.READ, "Get an issuer", Issuer, errors=(NotFound,)),
     Route("POST", _ALL, create, Permission.ISSUERS_WRITE, "Add an issuer", Issuer,
           request=CreateIssuer, status=201, errors=(Conflict, Refused)),

@@ -143,7 +143,9 @@ async def _run(call: Call[NoBody, RunQuery], run_id: str) -> Run:
 
 
 ROUTES = [
-    Route("GET", "/api/v1/jobs", list_jobs, Permission.READ, "List jobs", Page[Job], query=JobQuery),
+    Route(
+        "GET", "/api/v1/jobs", list_jobs, Permission.READ, "List jobs", Page[Job], query=JobQuery, listing=store.LISTING
+    ),
     Route("GET", "/api/v1/jobs/{job_id}", get, Permission.READ, "Get a job", Job, errors=(NotFound,)),
     Route(
         "GET", "/api/v1/runs/{run_id}", follow, Permission.READ, "Follow a run", Run, query=RunQuery, errors=(NotFound,)

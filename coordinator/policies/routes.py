@@ -166,7 +166,7 @@ ROUTES = [
     *routes_of(POLICIES),
     Route("GET", "/api/v1/policy-types", list_types, Permission.READ, "List the types of policies", PolicyTypes),
     Route("GET", "/api/v1/violations", list_violations, Permission.READ, "List violations", Page[Violation],
-          query=ViolationQuery),
+          query=ViolationQuery, listing=store.VIOLATIONS),
     Route("GET", _OF_RULE, list_violations_of_rule, Permission.READ, "List a policy's violations", Page[Violation],
-          query=RuleViolationQuery, errors=(NotFound,)),
+          query=RuleViolationQuery, errors=(NotFound,), listing=store.VIOLATIONS),
 ]  # fmt: skip

@@ -50,7 +50,7 @@ async def end(call: Call[NoBody, NoQuery]) -> None:
 
 ROUTES = [
     Route("GET", "/api/v1/sessions", list_sessions, Permission.KEYS, "List sessions", Page[Session],
-          query=SessionQuery),
+          query=SessionQuery, listing=store.LISTING),
     Route("DELETE", "/api/v1/sessions/{session_id}", end, Permission.KEYS, "End a session", None, status=204,
           errors=(NotFound,)),
 ]  # fmt: skip

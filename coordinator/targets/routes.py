@@ -62,6 +62,12 @@ class RemoveQuery(Strict):
     reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
+class StillBound(msgspec.Struct):
+    """Which certificate the target should serve."""
+
+    certificate_id: str
+
+
 CreateTarget = body_with_id(TargetBody, "CreateTarget")
 TargetPatch = patch_of(TargetBody)
 
@@ -146,7 +152,16 @@ _ALL, _ONE, _TYPES = "/api/v1/targets", "/api/v1/targets/{target_id}", "/api/v1/
 _CHANGES = (NotFound, PreconditionFailed, Conflict, Refused)
 
 ROUTES = [
-    Route("GET", _ALL, list_targets, Permission.READ, "List targets", Page[Target], query=TargetQuery),
+    Route(
+        "GET",
+        _ALL,
+        list_targets,
+        Permission.READ,
+        "List targets",
+        Page[Target],
+        query=TargetQuery,
+        listing=store.LISTING,
+    ),
     Route("GET", _ONE, get, Permission.READ, "Get a target", Target, errors=(NotFound,)),
     Route(
         "POST",
@@ -189,6 +204,7 @@ ROUTES = [
         query=RemoveQuery,
         status=204,
         errors=(NotFound, PreconditionFailed, Conflict),
+        conflict=StillBound,
     ),
     Route("GET", _TYPES, list_types, Permission.READ, "List kinds of targets", TargetTypes),
     Route(

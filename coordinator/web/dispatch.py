@@ -36,15 +36,38 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _PARAMETER = re.compile(r"\{(\w+)\}")
+_LONGEST_ID = 128
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 def register(app: Quart, ctx: Context, routes: Iterable[Route]) -> None:
     """Add every route of the table to ``app``, and problem answers for whatever is not in it."""
-    for route in routes:
+    table = list(routes)
+    for route in table:
         rule = _PARAMETER.sub(r"<\1>", route.path)
         endpoint = f"{route.method} {route.path}"
         app.add_url_rule(rule, endpoint, _view(ctx, route), methods=[route.method], provide_automatic_options=False)
+    for path, methods in _literal(table).items():
+        app.add_url_rule(path, f"* {path}", _no_such_method(methods), methods=_METHODS - methods,
+                         provide_automatic_options=False)  # fmt: skip
     app.register_error_handler(HTTPException, _http_exception)
+
+
+def _literal(table: list[Route]) -> dict[str, set[str]]:
+    """Return the methods of paths that another route's parameter would match as well: they are not its values."""
+    patterns = [re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path)) for route in table if "{" in route.path]
+    found: dict[str, set[str]] = {}
+    for route in table:
+        if "{" not in route.path and any(re.fullmatch(pattern, route.path) for pattern in patterns):
+            found.setdefault(route.path, set()).update({route.method, *(("HEAD",) if route.method == "GET" else ())})
+    return found
+
+
+def _no_such_method(methods: set[str]) -> Any:
+    async def view() -> Response:
+        raise MethodNotAllowed(sorted(methods))
+
+    return view
 
 
 def _view(ctx: Context, route: Route) -> Any:
@@ -71,7 +94,7 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
         call = Call(ctx, actor, body, query, path, request_id, request.headers, visit.address)
         if route.creates:
             return await _create(route, call)
-        result = await route.handler(call)
+        return await _success(route, await route.handler(call), request_id)
     except CertctlError as refusal:
         error = visit.refused(refusal)
         tell = log.debug if isinstance(error, TooManyRequests) else log.info  # a flood is counted, not written down
@@ -83,7 +106,6 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
     except Exception:
         log.exception("request_failed", route=route.path)
         return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
-    return await _success(route, result, request_id)
 
 
 async def _success(route: Route, result: Any, request_id: str) -> Response:
@@ -177,8 +199,8 @@ async def _identify(ctx: Context, request: Request, address: str) -> Actor:
 def _check_path(path: dict[str, str]) -> None:
     """Raise ``NotFound`` for an id that no row can have: PostgreSQL would not even take it as an argument."""
     for name, value in path.items():
-        if "\0" in value:
-            detail = f"there is no {name.removesuffix('_id')} with a NUL in its id"
+        if not (value.isascii() and value.isprintable() and len(value) <= _LONGEST_ID):
+            detail = f"there is no {name.removesuffix('_id')} with such an id: ids are short and plain ASCII"
             raise NotFound(detail)
 
 

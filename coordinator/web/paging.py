@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -29,6 +29,14 @@ Shape = Callable[[Connection, Sequence[Row]], Awaitable[list[T]]]
 """Turns rows into what is answered; all of a page at once, so that what belongs to them takes one statement."""
 
 
+def _said(description: str, **schema: int) -> msgspec.Meta:
+    """Describe a parameter; its bounds are checked further down, with the remedy."""
+    return msgspec.Meta(description=description, extra_json_schema=dict(schema))
+
+
+_SIZE = {"minimum": 1, "maximum": MAX_ROWS}
+
+
 class PageQuery(Strict):
     """Query parameters of every list: ``page`` and ``per_page``, or ``cursor`` and ``page_size``.
 
@@ -36,13 +44,15 @@ class PageQuery(Strict):
     row shall have. ``format`` csv or jsonl streams the whole list.
     """
 
-    page: int | None = None
-    per_page: int | None = None
-    cursor: str | None = None
-    page_size: int | None = None
-    sort: str | None = None
-    fields: str | None = None
-    format: Literal["json", "csv", "jsonl"] = "json"
+    page: Annotated[int, _said("The page's number, with per_page.", minimum=1)] | None = None
+    per_page: Annotated[int, _said("Rows of a page, with page.", **_SIZE)] | None = None
+    cursor: Annotated[str, _said("An earlier answer's next_cursor.")] | None = None
+    page_size: Annotated[int, _said("Rows of a page, with cursor.", **_SIZE)] | None = None
+    sort: Annotated[str, _said("What the rows are sorted by; with - in front from the highest down.")] | None = None
+    fields: Annotated[str, _said("The fields of a row that are wanted, a comma list.")] | None = None
+    format: Annotated[Literal["json", "csv", "jsonl"], _said("csv and jsonl stream all rows, whatever the page.")] = (
+        "json"
+    )
 
 
 class Page(msgspec.Struct, Generic[T], kw_only=True):
@@ -86,10 +96,10 @@ async def read_page(
     query: PageQuery = call.query
     wanted, shape = {**filters_of(query), **filters}, shape or plain(view)
     chosen = _chosen_fields(query, view)
+    where = window(query, listing)
     if query.format != "json":
         pieces = _pieces(call, listing, shape, wanted)
         return tables.streamed(query.format, chosen or view.__struct_fields__, pieces)
-    where = window(query, listing)
     async with call.ctx.db.connection() as conn:
         rows = await listing.read(conn, where, wanted, call.actor.scope)
         shown = await shape(conn, rows.found[: where.limit])

@@ -17,14 +17,14 @@ CONTENT_TYPE = "application/problem+json"
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """The body of every answer that is not a success."""
+    """The body of every answer that is not a success (RFC 9457). A kind of thing may add members of its own."""
 
     type: str
     title: str
     status: int
     detail: str
     request_id: str = ""
-    errors: list[dict[str, str]] = msgspec.field(default_factory=list)
+    errors: list[FieldError] = msgspec.field(default_factory=list)
 
 
 def type_of(kind: type[CertctlError]) -> str:
@@ -35,9 +35,8 @@ def type_of(kind: type[CertctlError]) -> str:
 
 def problem_of(error: CertctlError, request_id: str) -> Problem:
     """Return the document for an error that was raised on purpose."""
-    fields = [{"field": e.field, "problem": e.problem} for e in error.errors]
     kind = type(error)
-    return Problem(type_of(kind), error.title, status_of(kind), error.detail, request_id, fields)
+    return Problem(type_of(kind), error.title, status_of(kind), error.detail, request_id, list(error.errors))
 
 
 def internal_problem(request_id: str) -> Problem:

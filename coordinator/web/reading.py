@@ -92,16 +92,21 @@ def query_of(flat: dict[str, str], route: Route) -> Any:
     for name in moments(route) & flat.keys():
         _check_moment(name, flat[name])
     try:
-        return msgspec.convert(flat, type=route.query, strict=False)
+        query = msgspec.convert(flat, type=route.query, strict=False)
     except msgspec.ValidationError as error:
         raise _query_error(error, route) from error
+    for field in msgspec.structs.fields(route.query):
+        if field.encode_name in flat and getattr(query, field.name) is None:
+            raise InvalidInput.of(field.encode_name, "is nothing; leave out what should not count")
+    return query
 
 
 @cache
 def moments(route: Route) -> frozenset[str]:
     """Return the names of the query parameters that are moments."""
     hints = get_type_hints(route.query)
-    return frozenset(name for name, hint in hints.items() if datetime in getattr(hint, "__args__", (hint,)))
+    fields = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(route.query)}
+    return frozenset(name for name, hint in fields.items() if datetime in getattr(hint, "__args__", (hint,)))
 
 
 def _check_moment(name: str, text: str) -> None:

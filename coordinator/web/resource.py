@@ -171,7 +171,8 @@ def routes_of(resource: Resource[Any, Any]) -> list[Route]:
     one = f"{resource.path}/{{{resource.parameter}}}"
     changes = (NotFound, PreconditionFailed, Conflict, Refused)
     table = [
-        Route("GET", resource.path, _list(resource), resource.read, f"List {many}", Page[view], query=resource.query),  # type: ignore[valid-type]
+        Route("GET", resource.path, _list(resource), resource.read, f"List {many}", Page[view],  # type: ignore[valid-type]
+              query=resource.query, listing=resource.listing),
         Route("POST", resource.path, _create(resource), resource.write, f"Add {article} {words}", view,
               request=new, status=201, errors=(Conflict, Refused)),
         Route("GET", one, _get(resource), resource.read, f"Get {article} {words}", view, errors=(NotFound,)),

@@ -17,7 +17,7 @@ import msgspec
 from werkzeug.datastructures import Headers
 
 from coordinator.database.connection import Transaction
-from coordinator.database.listing import EVERYTHING, Scope
+from coordinator.database.listing import EVERYTHING, Listing, Scope
 from core.errors import CertctlError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table. ``response`` is a struct type, or None for ``Raw`` answers."""
+    """One line of the table. ``response`` is a struct type, or None for ``Raw`` answers; ``access`` has no default."""
 
     method: str
     path: str
@@ -196,6 +196,14 @@ class Route:
     errors: tuple[type[CertctlError], ...] = ()
     content_type: str = "application/json"
     may_take_longer: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Header fields of its own that a request may have, and what they are for."""
+    listing: Listing | None = field(default=None, hash=False)
+    """The list that it reads, for the sorts in its description."""
+    empty: bool = False
+    """It answers 204 where there is nothing to tell."""
+    conflict: type[msgspec.Struct] | None = None
+    """The members that its 409 adds (RFC 9457 section 3.2)."""
 
     @property
     def creates(self) -> bool:

@@ -13,11 +13,14 @@ from console.main import app
 from console.session import Session
 from tests.console import samples
 from tests.console.double import KEY, Asked, Double, Reply, page, running
+from tests.postgres import postgres_server
+
+__all__ = ["postgres_server"]
 
 Certctl = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _the_samples_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the console live at the samples' moment, however long the test run has been going on."""
     monkeypatch.setattr(Session, "now", property(lambda _session: samples.NOW))
@@ -29,7 +32,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def double(authority: trustme.CA) -> Iterator[Double]:
+def double(authority: trustme.CA, _the_samples_time: None) -> Iterator[Double]:
     with running(authority) as double:
         furnish(double)
         yield double

@@ -35,6 +35,7 @@ class Asked(msgspec.Struct, frozen=True):
     query: dict[str, str]
     body: Any
     authorization: str
+    if_match: str = ""
 
 
 def problem(status: int, kind: str, detail: str, **members: Any) -> Reply:
@@ -145,12 +146,6 @@ class _Server(ThreadingHTTPServer):
 def _handler(double: Double) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._do()
-
-        def do_POST(self) -> None:
-            self._do()
-
-        def _do(self) -> None:
             parts = urlsplit(self.path)
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked = Asked(
@@ -159,17 +154,24 @@ def _handler(double: Double) -> type[BaseHTTPRequestHandler]:
                 dict(parse_qsl(parts.query)),
                 msgspec.json.decode(content) if content else None,
                 self.headers.get("Authorization", ""),
+                self.headers.get("If-Match", ""),
             )
             try:
                 status, answer = double.reply(asked)
             except (msgspec.ValidationError, AssertionError) as error:
                 status, answer = problem(500, "test", f"the route table does not fit: {asked} {error}")
             body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+            if status == 204:
+                body = b""
             self.send_response(status)
+            if isinstance(answer, dict) and "revision" in answer:
+                self.send_header("ETag", f'"{answer["revision"]}"')
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
             pass

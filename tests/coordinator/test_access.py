@@ -123,6 +123,7 @@ def test_the_open_routes_are_these() -> None:
         "GET /.well-known/pki/ca/{issuer_id}/{file}",
         "GET /.well-known/pki/crl/{issuer_id}",
         "GET /.well-known/pki/crl/{issuer_id}/{file}",
+        "GET /api/docs",
         "GET /api/v1/auth/info",
         "GET /api/v1/openapi.json",
         "GET /api/v1/server-root",
