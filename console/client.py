@@ -76,6 +76,10 @@ class Client:
         """Remove a thing, if it is still the one with this entity tag; mostly there is nothing to answer."""
         return self._send("DELETE", path, msgspec.Raw, query=query, etag=etag)
 
+    def download(self, path: str, query: Parameters | None = None) -> bytes:
+        """Return an answer that is a file."""
+        return self._request("GET", path, query=query).content
+
     def collect(self, path: str, query: Parameters | None = None, *, limit: int | None, cursor: str = "") -> Listing:
         """Return ``limit`` rows of a list, or all of them when that is None, from ``cursor`` on."""
         rows: list[msgspec.Raw] = []
@@ -134,6 +138,20 @@ class Client:
         timeout_s: float = _TIMEOUT_S,
         etag: str = "",
     ) -> Answer[T]:
+        response = self._request(method, path, query=query, content=content, timeout_s=timeout_s, etag=etag)
+        content_or_null = response.content or b"null"
+        return Answer(content_or_null, decode(content_or_null, kind), response.headers.get("ETag", ""))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Parameters | None = None,
+        content: bytes | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        etag: str = "",
+    ) -> httpx.Response:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         if etag:
             headers["If-Match"] = etag
@@ -149,8 +167,7 @@ class Client:
             raise Unreachable(f"{self._settings.url} gave an answer that is not HTTP: {error}") from error
         if response.status_code >= _FIRST_ERROR:
             raise self._refusal(response)
-        content_or_null = response.content or b"null"
-        return Answer(content_or_null, decode(content_or_null, kind), response.headers.get("ETag", ""))
+        return response
 
     def _refusal(self, response: httpx.Response) -> CertctlError:
         if response.is_redirect:

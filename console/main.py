@@ -16,12 +16,13 @@ from console.commands import (
     approvals,
     audit,
     authorities,
-    certificates,
+    certificate_actions,
     generic,
     jobs,
     look,
     members,
     notifications,
+    operations,
     status,
     targets,
 )
@@ -62,7 +63,8 @@ app = typer.Typer(
 status.register(app)
 look.register(app)
 apply.register(app)
-app.add_typer(certificates.app, name="certificates")
+app.add_typer(certificate_actions.app, name="certificates")
+app.add_typer(operations.app, name="operations")
 app.add_typer(agents.app, name="agents")
 app.add_typer(targets.app, name="targets")
 app.add_typer(jobs.app, name="jobs")

@@ -82,6 +82,12 @@ class Output:
         """Write one line, at once."""
         self._write(self._out, text if isinstance(text, Cell) else Cell(text))
 
+    def data(self, content: bytes) -> None:
+        """Write a file's content as it is."""
+        self._out.flush()
+        self._out.buffer.write(content)
+        self._out.buffer.flush()
+
     def note(self, text: str) -> None:
         """Say something to the person that is not part of the result."""
         if not self.as_json:

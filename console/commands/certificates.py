@@ -10,6 +10,7 @@ import typer
 from console import progress
 from console.answer import path_of
 from console.commands import certificate_page
+from console.commands.operations import AllMatching, Filters, bulk
 from console.errors import ExitCode
 from console.listing import Column, show_list
 from console.lookup import AGENT, CERTIFICATE, ISSUER, PROFILE, find, find_target
@@ -194,9 +195,21 @@ def _what_next(made: Certificate, job_ids: tuple[str, ...]) -> str:
 
 @command(app, "renew")
 def renew(
-    session: Session, certificate: Reference, *, wait: Wait = False, timeout: Timeout = DEFAULT_TIMEOUT
+    session: Session,
+    certificate: Annotated[
+        str, typer.Argument(metavar="CERTIFICATE", help="Id, common name or name; or --filter.")
+    ] = "",
+    *,
+    wait: Wait = False,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    filters: Filters = None,
+    all_matching: AllMatching = False,
 ) -> ExitCode | None:
-    """Renew a certificate now."""
+    """Renew a certificate now, or all that match."""
+    if bool(certificate) == bool(filters):
+        raise InvalidInput.of("CERTIFICATE", "or --filter: give one of them")
+    if filters:
+        return bulk(session, "renew", (), filters, everything=all_matching)
     seconds = duration("--timeout", timeout).total_seconds()
     found = find(session.client, CERTIFICATE, certificate).value
     answer = session.client.post(path_of("certificates", found.id, "renew"), Renewal)
