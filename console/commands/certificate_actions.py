@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from console.commands import certificates
 from console.commands.operations import AllMatching, Filters, bulk, filters_of
 from console.errors import ExitCode
 from console.lookup import CERTIFICATE, find
-from console.model import Imported
+from console.many import Imported, Revocation
 from console.render import Cell
 from console.session import Session, command
 from core.errors import InvalidInput, Misconfigured
@@ -45,9 +45,24 @@ def revoke(
     filters: Filters = None,
     all_matching: AllMatching = False,
 ) -> ExitCode:
-    """Revoke what was issued; what is still wanted is renewed with a new key."""
+    """Revoke what was issued; what is still wanted is renewed with a new key. Many at once need an administrator."""
     chosen = ids_of(session, references, filters)
+    if len(chosen) == 1:
+        return _revoke(session, chosen[0], {"reason": reason or None, "renew": renew})
     return bulk(session, "revoke", chosen, filters, everything=all_matching, reason=reason or None, renew=renew)
+
+
+def _revoke(session: Session, certificate_id: str, options: Mapping[str, Any]) -> ExitCode:
+    """Revoke one certificate, which takes no administrator."""
+    body = {name: value for name, value in options.items() if value is not None}
+    answer = session.client.post(path_of("certificates", certificate_id, "revoke"), Revocation, body)
+    if session.out.as_json:
+        session.out.json(answer.raw)
+        return ExitCode.OK
+    done = answer.value
+    session.out.line(f"{certificate_id} is revoked ({done.reason}): {', '.join(done.version_ids)}")
+    session.out.note("it is renewed with a new key" if done.job_ids else "it is not renewed")
+    return ExitCode.OK
 
 
 @command(app, "deploy")

@@ -12,7 +12,7 @@ from console.answer import Answer, path_of
 from console.errors import ExitCode
 from console.follow import LONGEST_WAIT_S
 from console.listing import Column, show_list
-from console.model import Begun, Operation, OperationItem
+from console.many import Begun, Operation, OperationItem
 from console.render import Cell, Value, shorten
 from console.session import Session, command, group
 from console.times import exact, relative

@@ -88,8 +88,7 @@ def test_machines_get_the_operation_as_it_ended(certctl: Certctl, operating: Dou
 @pytest.mark.parametrize(
     "line,body",
     [
-        ("revoke mc-api --reason keyCompromise", {"ids": ["mc-api"], "reason": "keyCompromise"}),
-        ("revoke mc-api --no-renew", {"ids": ["mc-api"], "renew": False}),
+        ("revoke mc-api mc-api --no-renew", {"ids": ["mc-api", "mc-api"], "renew": False}),
         ("deploy mc-api", {"ids": ["mc-api"]}),
         ("reassign mc-api --team team-a --owner o-b", {"ids": ["mc-api"], "owner_id": "o-b", "team_id": "team-a"}),
     ],
@@ -97,6 +96,16 @@ def test_machines_get_the_operation_as_it_ended(certctl: Certctl, operating: Dou
 def test_named_ones_are_done_at_once(certctl: Certctl, operating: Double, line: str, body: dict[str, Any]) -> None:
     assert certctl("certificates", *line.split()).exit_code == 0
     assert sent(operating) == [body]
+
+
+def test_one_is_revoked_without_an_administrator(certctl: Certctl, double: Double) -> None:
+    answer = {"certificate_id": "mc-api", "reason": "keyCompromise", "version_ids": ["cv-2"], "job_ids": ["job-9"]}
+    double.on("POST", f"{CERTIFICATES}/mc-api/revoke", answer, 202)
+    result = certctl("certificates", "revoke", "mc-api", "--reason", "keyCompromise")
+    assert result.exit_code == 0
+    assert "mc-api is revoked (keyCompromise): cv-2" in result.stdout
+    assert "renewed" in result.stderr
+    assert sent(double) == [{"reason": "keyCompromise"}]
 
 
 def test_what_failed_is_told_and_is_the_exit_code(certctl: Certctl, double: Double) -> None:

@@ -23,6 +23,11 @@ CONSOLE_HAS_OTHERWISE = {
     "GET /api/v1/jobs", "GET /api/v1/jobs/{}", "GET /api/v1/runs/{}", "GET /api/v1/audit", "GET /api/v1/profiles",
     "GET /api/v1/profiles/{}", "GET /api/v1/issuers", "GET /api/v1/issuers/{}", "GET /api/v1/enrollment-tokens",
     "POST /api/v1/enrollment-tokens", "GET /api/v1/version", "GET /api/v1/auth/check",
+    "POST /api/v1/certificates/bulk-renew", "POST /api/v1/certificates/bulk-revoke",
+    "POST /api/v1/certificates/bulk-deploy", "POST /api/v1/certificates/bulk-reassign",
+    "POST /api/v1/certificates/{}/revoke", "POST /api/v1/certificates/import", "GET /api/v1/certificates/export",
+    "GET /api/v1/certificates/{}/export", "GET /api/v1/operations", "GET /api/v1/operations/{}",
+    "GET /api/v1/operations/{}/items", "POST /api/v1/operations/{}/cancel",
     "PUT /api/v1/agent-groups/{}/members/{}", "DELETE /api/v1/agent-groups/{}/members/{}",
 }  # fmt: skip
 """What commands of their own do."""
@@ -33,6 +38,7 @@ NOT_FOR_THE_CONSOLE = {
     "GET /api/v1/agents/{}/work": "an agent's own",
     "POST /api/v1/agents/{}/jobs/{}/csr": "an agent's own",
     "POST /api/v1/agents/{}/jobs/{}/result": "an agent's own",
+    "POST /api/v1/certificates/{}/deploy": "certificates deploy does it as an operation, for one as for many",
     "GET /api/v1/auth/info": "for browsers",
     "GET /api/v1/openapi.json": "for programs; apply reads it",
     "GET /api/v1/server-root": "for agents that know its SHA-256",
