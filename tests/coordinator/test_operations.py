@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.operations import service as operations
 from core.names import parse_name
-from tests.coordinator.world import KEYS, FakeAgent, World, bearer, done, problem
+from tests.coordinator.world import KEYS, FakeAgent, World, bearer, done, problem, variables
 
 pytestmark = pytest.mark.anyio
 BULK = "/api/v1/certificates/bulk-"
@@ -158,6 +162,30 @@ async def test_counts_are_exact_for_ten_thousand(replicas: tuple[World, World]) 
     assert await one.value(told, await one.value("SELECT request_id FROM operations")) == expected
     for action in ("operation.started", "operation.ended"):
         assert await one.value("SELECT count(*) FROM audit_events WHERE action = $1", action) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_a_coordinator_that_is_killed_in_a_batch_loses_and_doubles_nothing(
+    world: World, database_url: str, tmp_path: Path, batch: int
+) -> None:
+    await many(world, 120)
+    await world.post("/api/v1/teams", {"id": "team-new", "name": "New"})
+    begun = await begin(world, "reassign", {"filter": {"environment": "many"}, "team_id": "team-new"})
+    path = f"/api/v1/operations/{begun['operation']['id']}"
+    environment = {
+        **os.environ,
+        **variables(database_url, tmp_path),
+        "CERTCTL_CRASH_POINT": f"operation.batch_done:{batch}",
+    }
+    command = [sys.executable, "-m", "tests.coordinator.dying_worker"]
+    died = await asyncio.create_subprocess_exec(*command, env=environment)
+    assert await died.wait() == -signal.SIGKILL
+    before = await world.get(path)
+    assert (before["state"], before["succeeded"]) == ("running", (batch - 1) * 25)
+    operation = await end(world, begun)
+    assert (operation["state"], operation["succeeded"]) == ("completed", 120)
+    assert await world.value("SELECT array_agg(DISTINCT revision) FROM certificates WHERE team_id = 'team-new'") == [2]
+    assert await world.value("SELECT count(*) FROM audit_events WHERE action = 'certificate.updated'") == 120
 
 
 async def test_what_waits_is_left_undone_when_it_is_cancelled(world: World) -> None:
