@@ -16,10 +16,11 @@ from coordinator.approvals import deciding, store
 from coordinator.bindings import service as bindings
 from coordinator.database import driver
 from coordinator.issuance import service as issuance
+from coordinator.operations import service as operations
 from coordinator.profiles import service as profiles
 from core.certificates import read_certificate
 from core.errors import Transient
-from tests.coordinator.world import FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
+from tests.coordinator.world import KEYS, FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
 
 pytestmark = pytest.mark.anyio
 
@@ -280,12 +281,29 @@ async def test_approval_bypass_by_route(case: Case) -> None:
         "asked for": lambda: case.world.post(f"/api/v1/certificates/{certificate_id}/renew"),
         "changed": lambda: change(case, certificate_id),
         "due": lambda: fall_due(case),
+        "many": lambda: renew_many(case, bearer(KEYS["admin"])),
     }
     for name, road in roads.items():
         await road()
         assert await case.hand_in() != csr, name
         done(await case.decide("approve", (await case.pending())["id"], await case.key(name)))
     assert await case.versions() == 1 + len(roads)
+
+
+async def renew_many(case: Case, headers: dict[str, str]) -> None:
+    body = {"filter": {"common_name": "www.example.com"}}
+    done(await case.world.http.post("/api/v1/certificates/bulk-renew", headers=headers, json=body))
+    while await operations.work(case.world.ctx):
+        pass
+
+
+async def test_whoever_renews_many_at_once_has_asked_for_each(case: Case) -> None:
+    await case.asked()
+    done(await case.decide("approve", (await case.pending())["id"], await case.key("bob")))
+    ada = await case.key("ada", "admin")
+    await renew_many(case, ada)
+    await case.hand_in()
+    problem(await case.decide("approve", (await case.pending())["id"], ada), 403)
 
 
 async def change(case: Case, certificate_id: str) -> None:
