@@ -117,6 +117,6 @@ async def requeue(tx: Transaction, actor: Actor, notification_id: str, request_i
             raise Conflict(NO_ADDRESS)
         recipient = addresses[0]
     await store.requeue(tx, notification_id, recipient)
-    details = {"channel": row["channel"], "last_error": row["last_error"]}
+    details = {"channel": row["channel"], "type": row["type"]}
     await audit.record(tx, actor, "notification.requeued", "notification", notification_id, details, request_id)
     tx.wake(channels.topic(row["channel"]))
