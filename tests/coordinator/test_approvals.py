@@ -104,6 +104,9 @@ async def test_what_needs_approval_waits_and_is_issued_when_somebody_else_agrees
     body = {"lease_epoch": 0, "csr": base64.b64encode(csr).decode()}
     answer = done(await case.agent.call("POST", f"/jobs/{job_id}/csr", json=body))
     assert answer["state"] == "issued"
+    run = await case.world.get(f"/api/v1/runs/{job_id}")
+    assert [step["step"] for step in run["steps"]] == ["requested", "key", "csr", "approved", "signed"]
+    assert run["steps"][3]["evidence"] == {"approval_id": approval["id"]}
     actions = [row["action"] for row in await case.world.rows("SELECT action FROM audit_events ORDER BY id")]
     assert actions[-3:] == ["approval.requested", "approval.approved", "certificate.issued"]
 
@@ -196,6 +199,18 @@ async def test_whoever_asked_cannot_have_the_loops_ask_in_their_place(case: Case
     problem(await case.decide("approve", (await case.pending())["id"], ada), 403)
 
 
+async def test_two_coordinators_count_together(replicas: tuple[World, World]) -> None:
+    one, two = [Case(world, await world.agent(f"web-{place}")) for place, world in enumerate(replicas)]
+    await one.ruled(approvals_required=2)
+    _, job_id, _ = await one.asked()
+    approval_id = (await two.pending())["id"]
+    ada, bob = await one.key("ada"), await two.key("bob")
+    words = [case.decide("approve", approval_id, headers) for case in (one, two) for headers in (ada, bob)]
+    answers = await asyncio.gather(*words)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 409, 409]
+    assert (await two.state(job_id), await one.versions()) == ("Completed", 1)
+
+
 async def test_only_named_owners_decide_where_a_profile_names_them(case: Case) -> None:
     ada = await case.owner("ada")
     await case.ruled(approver_owner_ids=[ada])
@@ -238,6 +253,7 @@ async def test_a_rejection_cancels_says_why_and_holds_until_somebody_asks_again(
     assert (rejected["state"], rejected["reason"]) == ("rejected", "rejected by ada: wrong name")
     job = await case.world.get(f"/api/v1/jobs/{job_id}")
     assert (job["state"], job["failure"]["cause"]) == ("Cancelled", "rejected by ada: wrong name")
+    assert (await case.world.get(f"/api/v1/runs/{job_id}"))["state"] == "failed"
     shown = await case.world.get(f"/api/v1/certificates/{certificate_id}")
     assert "rejected by ada: wrong name; renew" in shown["status"]["reason"]
     await case.loops()
