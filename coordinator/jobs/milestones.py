@@ -34,7 +34,7 @@ class RunStep(msgspec.Struct):
     """One step. ``ms`` is how long it took, where that was measured.
 
     ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``approved`` the approval; ``signed`` version,
-    fingerprint, serial number and the CA key; ``served`` the fingerprint that the agent saw on the wire, with its report
+    fingerprint, serial number, CA key; ``served`` the fingerprint that the agent saw on the wire, with its report
     (base64 of the bytes that were signed) and the signature under its identity key; ``failed`` step, cause, and the
     report where there is one.
     """
