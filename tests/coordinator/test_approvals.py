@@ -74,6 +74,7 @@ class Case:
         self.world.clock.advance(timedelta(days=400))
         await deciding.expire(self.world.ctx)
         await issuance.finish_interrupted(self.world.ctx)
+        await bindings.end_overdue(self.world.ctx)
         await bindings.reconcile(self.world.ctx)
         await bindings.renew_due(self.world.ctx)
 
@@ -452,17 +453,3 @@ async def test_the_same_csr_stays_pending_and_another_key_is_refused(case: Case)
         assert done(await case.agent.submit(item, csr))["state"] == "pending"
     problem(await case.agent.submit(item, csr_for(item)), 409)
     assert len((await case.world.get("/api/v1/approvals"))["data"]) == 1
-
-
-async def test_a_csr_that_does_not_come_fails_its_job_and_is_asked_for_again(case: Case) -> None:
-    certificate_id, (job_id,) = await case.world.certificate(agent_id=case.agent.id)
-    day = "now() - interval '23 hours'"
-    await case.world.execute(f"UPDATE jobs SET created_at = {day}, not_before = {day}")
-    assert await bindings.reconcile(case.world.ctx) == 0
-    day = "now() - interval '25 hours'"
-    await case.world.execute(f"UPDATE jobs SET created_at = {day}, not_before = {day}")
-    await bindings.reconcile(case.world.ctx)
-    assert await case.state(job_id) == "Failed"
-    shown = await case.world.get(f"/api/v1/certificates/{certificate_id}")
-    assert "not sent a CSR in time" in shown["status"]["reason"]
-    assert await case.world.value("SELECT count(*) FROM jobs WHERE state = 'AwaitingCSR' AND attempt = 2") == 1
