@@ -233,7 +233,9 @@ def _trouble(session: Session, names: Names, ended: Ended, seconds: float) -> No
     out = session.out
     out.line()
     if ended.outcome == "superseded":
-        out.line(Cell("A newer version took over before this one was served everywhere.", "warn"))
+        ends = [job.failure.cause for job in ended.jobs if job.state == "Cancelled" and job.failure]
+        took_over = "A newer version took over before this one was served everywhere."
+        out.line(Cell(f"Not done: {ends[-1]}" if ends else took_over, "warn"))
     elif ended.outcome == "timeout":
         out.line(
             Cell(f"Not finished within {spell(timedelta(seconds=seconds))}; it goes on without this command.", "warn")

@@ -194,7 +194,7 @@ async def _order_of(tx: Transaction, certificate_id: str) -> tuple[Row, Profile]
     return certificate, profile
 
 
-async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.Wanted) -> None:
+async def release(ctx: Context, tx: Transaction, job: Row, approval_id: str, approved: approvals.Wanted) -> None:
     """Let a job of a locked certificate go on that has just been approved: its lifetime begins now.
 
     Raises ``Refused`` when the profile, a rule or the authority forbids by now what was allowed when it was asked for.
@@ -207,7 +207,7 @@ async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.W
     authority = await issuers.signer(ctx, tx, request["issuer_id"])
     validity = _validity(ctx, approved.lifetime_s, authority)
     await store.release_request(tx, request["id"], authority.ski, validity, msgspec.to_builtins(approved))
-    await jobs.move(tx, job, JobState.AWAITING_CA)
+    await jobs.move(tx, job, JobState.AWAITING_CA, [Step("approved", 0.0, approval_id)])
 
 
 async def finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> None:

@@ -13,8 +13,12 @@ import msgspec
 
 from core.states import JobKind, JobState
 
-StepName = Literal["requested", "key", "csr", "signed", "delivered", "deployed", "served", "failed", "cancelled"]
-_ISSUANCE: dict[str, StepName] = {"queued": "requested", "key": "key", "csr": "csr", "signed": "signed"}
+StepName = Literal[
+    "requested", "key", "csr", "approved", "signed", "delivered", "deployed", "served", "failed", "cancelled"
+]
+_ISSUANCE: dict[str, StepName] = {
+    "queued": "requested", "key": "key", "csr": "csr", "approved": "approved", "signed": "signed",
+}  # fmt: skip
 _DEPLOYMENT: dict[str, StepName] = {"delivered": "delivered", "reloaded": "deployed", "completed": "served"}
 _ENDS: dict[str, StepName] = {"failed": "failed", "cancelled": "cancelled"}
 _PROOFS: dict[StepName, tuple[str, ...]] = {
@@ -29,9 +33,10 @@ _PROOFS: dict[StepName, tuple[str, ...]] = {
 class RunStep(msgspec.Struct):
     """One step. ``ms`` is how long it took, where that was measured.
 
-    ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``signed`` version, fingerprint, serial number and the
-    CA key; ``served`` the fingerprint that the agent saw on the wire, with its report (base64 of the bytes that were
-    signed) and the signature under its identity key; ``failed`` step, cause, and the report where there is one.
+    ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``approved`` the approval; ``signed`` version,
+    fingerprint, serial number, CA key; ``served`` the fingerprint that the agent saw on the wire, with its report
+    (base64 of the bytes that were signed) and the signature under its identity key; ``failed`` step, cause, and the
+    report where there is one.
     """
 
     step: StepName
@@ -71,6 +76,8 @@ def _of(job: Attempt, proof: Mapping[str, Any]) -> Iterator[RunStep]:
         evidence = {key: str(proof[key]) for key in _PROOFS.get(name, ()) if proof.get(key)}
         if name == "requested":
             evidence = {"trigger": job.trigger}
+        if name == "approved":
+            evidence = {"approval_id": entry["detail"]}
         if job.failure and job.state in {JobState.FAILED, JobState.CANCELLED} and name in _ENDS.values():
             evidence |= {"step": str(job.failure["step"]), "cause": str(job.failure["cause"])}
         at = msgspec.convert(entry["at"], datetime)

@@ -96,11 +96,15 @@ def run_state(jobs: Sequence[Job]) -> RunState:
     states = {job.state for job in newest}
     if any(JobState(state) not in FINAL for state in states):
         return "retrying" if any(job.state == JobState.FAILED for job in jobs) else "running"
-    if JobState.FAILED in states:
+    if JobState.FAILED in states or any(_was_not_approved(job) for job in newest):
         return "failed"
     if JobState.CANCELLED in states:
         return "superseded"
     return "served" if any(job.kind == JobKind.DEPLOYMENT for job in newest) else "issued"
+
+
+def _was_not_approved(job: Job) -> bool:
+    return job.state == JobState.CANCELLED and job.failure is not None and job.failure["step"] == "approval"
 
 
 async def list_jobs(call: Call[NoBody, JobQuery]) -> Page[Job] | Streamed:

@@ -15,7 +15,7 @@ from core.errors import Conflict, NotFound
 
 Status = Literal["pending", "failed", "sent", "dead"]
 Type = Literal["certificate_expiring", "certificate_failing", "approval_requested", "approval_rejected",
-               "approval_expired"]  # fmt: skip
+               "approval_expired", "policy_violation", "agent_offline", "agent_online"]  # fmt: skip
 
 
 class Notification(msgspec.Struct):

@@ -7,7 +7,7 @@ asked for and is not there makes a dead notification that says what is missing; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
@@ -36,10 +36,10 @@ class Event(NamedTuple):
 
     key: str
     type: str
-    severity: Severity
+    severity: Severity | Literal["info"]
     subject: str
     message: str
-    certificate_id: str
+    certificate_id: str | None = None
     channels: Sequence[str] = ()
     to_all: bool = False
 
@@ -54,12 +54,12 @@ async def prepare(ctx: Context, tx: Transaction) -> None:
 async def tell(tx: Transaction, *events: Event) -> None:
     """Queue what has happened, in the transaction of what has happened; what was told before is not told again."""
     there = await store.channels(tx)
-    owners = await store.addresses(tx, [event.certificate_id for event in events])
+    owners = await store.addresses(tx, [event.certificate_id for event in events if event.certificate_id])
     rows = [
         row
         for event in events
         for channel in event.channels or there
-        for row in _rows(event, channel, there, owners.get(event.certificate_id, ""))
+        for row in _rows(event, channel, there, owners.get(event.certificate_id or "", ""))
     ]
     await store.insert(tx, rows)
     tx.wake(*{channels.topic(row["channel"]) for row in rows if row["status"] == "pending"})
@@ -111,12 +111,12 @@ async def requeue(tx: Transaction, actor: Actor, notification_id: str, request_i
     if row["channel"] not in there:
         raise Conflict(channels.missing(row["channel"]))
     if row["channel"] == "email" and not recipient:
-        owners = await store.addresses(tx, [row["certificate_id"]])
-        addresses = _addresses(owners.get(row["certificate_id"], ""), there["email"], to_all=False)
+        owners = await store.addresses(tx, [row["certificate_id"] or ""])
+        addresses = _addresses(next(iter(owners.values()), ""), there["email"], to_all=False)
         if not addresses:
             raise Conflict(NO_ADDRESS)
         recipient = addresses[0]
     await store.requeue(tx, notification_id, recipient)
-    details = {"channel": row["channel"], "last_error": row["last_error"]}
+    details = {"channel": row["channel"], "type": row["type"]}
     await audit.record(tx, actor, "notification.requeued", "notification", notification_id, details, request_id)
     tx.wake(channels.topic(row["channel"]))

@@ -14,6 +14,8 @@ import msgspec
 
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.notifications import service as notifications
+from coordinator.notifications.service import Event
 from coordinator.policies import store
 from coordinator.policies.rules import Wanted, read_rule
 from core.crash import crash_point
@@ -46,6 +48,22 @@ async def check(tx: Transaction, certificate_id: str) -> None:
     ]
     if blocked:
         raise Refused("; ".join(f"{each.field} {each.problem}" for each in blocked), errors=tuple(blocked))
+    if wrong:
+        await _tell_people(tx, certificate_id)
+
+
+async def _tell_people(tx: Transaction, certificate_id: str) -> None:
+    """Queue a message for each violation that this transaction opened."""
+    for row in await store.just_opened(tx, certificate_id):
+        event = Event(
+            key=f"violation:{row['id']}",
+            type="policy_violation",
+            severity=row["severity"],
+            subject=f"{certificate_id} breaks the rule {row['name']!r}",
+            message=f"{row['message']} (rule {row['rule_id']})",
+            certificate_id=certificate_id,
+        )
+        await notifications.tell(tx, event)
 
 
 async def note(tx: Transaction, certificate_ids: Sequence[str]) -> None:

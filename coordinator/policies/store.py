@@ -83,6 +83,18 @@ async def open_violations(conn: Connection, found: Sequence[dict[str, Any]]) -> 
     )
 
 
+async def just_opened(conn: Connection, certificate_id: str) -> list[Row]:
+    """Return the violations of a certificate that this transaction has opened, with the rules' names."""
+    return await conn.fetch(
+        """
+        SELECT violations.id, rule_id, violations.severity, message, policies.name
+        FROM policy_violations AS violations JOIN policies ON policies.id = rule_id
+        WHERE certificate_id = $1 AND closed_at IS NULL AND violations.created_at = now()
+        """,
+        certificate_id,
+    )
+
+
 async def close_violations(conn: Connection, kept: Sequence[tuple[str, str]]) -> None:
     """Close what was open of pairs of rule and certificate that fit now."""
     await conn.execute(

@@ -231,7 +231,7 @@ class Double:
     async def _on_csr(self, asked: Asked) -> CSRAnswer:
         if self.answer_state == "pending":
             return CSRAnswer("pending")
-        leaf = self._sign(x509.load_der_x509_csr(asked.read(CSRSubmission).csr))
+        leaf = self.sign(asked.read(CSRSubmission).csr)
         self.signed.append((leaf, read_certificate(leaf).spki_sha256))
         return CSRAnswer("issued", "cv-1", (leaf,))
 
@@ -246,7 +246,9 @@ class Double:
     async def _on_root(self, asked: Asked) -> Reply:
         return Reply(body=self.root_pem)
 
-    def _sign(self, request: x509.CertificateSigningRequest) -> bytes:
+    def sign(self, csr: bytes) -> bytes:
+        """Return a leaf for a CSR, both in DER."""
+        request = x509.load_der_x509_csr(csr)
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder(
             subject_name=request.subject, issuer_name=x509.Name([]), public_key=request.public_key()

@@ -84,6 +84,36 @@ async def test_an_answer_that_is_to_come_keeps_the_request(working: Bench, doubl
     assert working.activity.ended["issued"] == 0
 
 
+async def test_an_answer_that_took_persons_days_is_fetched_later(
+    working: Bench, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.work.COLLECT_EVERY_S", 0.02)
+    double.answer_state = "pending"
+    double.offer(working.issuance("job-1"))
+    await double.until(lambda: len(double.of("csr")) > 3)
+    assert len({asked.read(CSRSubmission).csr for asked in double.of("csr")}) == 1
+    double.answer_state = "issued"
+    folder = working.keys_folder / "mc-job-1"
+    await double.until(lambda: {path.suffix for path in folder.iterdir()} == {"", ".pem"})
+    asked = len(double.of("csr"))
+    await trio.sleep(0.1)
+    assert len(double.of("csr")) == asked
+
+
+async def test_an_answer_that_comes_as_a_deployment_settles_its_request(working: Bench, double: Double) -> None:
+    double.answer_state = "pending"
+    double.offer(working.issuance("job-1"))
+    await double.until(lambda: double.of("csr") and not working.activity.held)
+    folder = working.keys_folder / "mc-job-1"
+    (request,) = folder.glob("*.request")
+    leaf = double.sign(double.of("csr")[0].read(CSRSubmission).csr)
+    item = working.deployment("job-2")
+    fields = {"certificate_id": "mc-job-1", "spki_sha256": request.stem, "chain": (leaf,)}
+    double.offer(msgspec.structs.replace(item, **fields))
+    await double.until(lambda: double.reports and not working.activity.held)
+    assert {path.suffix for path in folder.iterdir()} == {"", ".pem"}
+
+
 async def test_a_deployment_gets_its_key_and_is_reported_signed(working: Bench, double: Double) -> None:
     item = working.deployment("job-1")
     steps = (Step("staged", 1.5), Step("served", 20.25, "seen thrice"))

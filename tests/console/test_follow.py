@@ -159,6 +159,13 @@ def test_a_newer_version_took_over(certctl: Certctl, double: Double) -> None:
     assert "newer version took over" in result.stdout
 
 
+def test_what_was_rejected_says_by_whom_and_why(certctl: Certctl, double: Double) -> None:
+    failure = {"step": "approval", "cause": "rejected by ada: wrong name", "transient": False}
+    plays(double, samples.run("failed", samples.issuance(state="Cancelled", failure=failure)))
+    result = certctl("certificates", "renew", "mc-api", "--wait")
+    assert (result.exit_code, "Not done: rejected by ada: wrong name" in result.stdout) == (1, True)
+
+
 def test_a_restart_in_the_middle_is_survived(certctl: Certctl, double: Double) -> None:
     running = samples.run("running", samples.issuance(state="AwaitingCSR", timeline=ISSUED["timeline"][:2]))
     polls = 0

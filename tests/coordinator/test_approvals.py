@@ -16,10 +16,11 @@ from coordinator.approvals import deciding, store
 from coordinator.bindings import service as bindings
 from coordinator.database import driver
 from coordinator.issuance import service as issuance
+from coordinator.operations import service as operations
 from coordinator.profiles import service as profiles
 from core.certificates import read_certificate
 from core.errors import Transient
-from tests.coordinator.world import FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
+from tests.coordinator.world import KEYS, FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +74,7 @@ class Case:
         self.world.clock.advance(timedelta(days=400))
         await deciding.expire(self.world.ctx)
         await issuance.finish_interrupted(self.world.ctx)
+        await bindings.end_overdue(self.world.ctx)
         await bindings.reconcile(self.world.ctx)
         await bindings.renew_due(self.world.ctx)
 
@@ -103,6 +105,9 @@ async def test_what_needs_approval_waits_and_is_issued_when_somebody_else_agrees
     body = {"lease_epoch": 0, "csr": base64.b64encode(csr).decode()}
     answer = done(await case.agent.call("POST", f"/jobs/{job_id}/csr", json=body))
     assert answer["state"] == "issued"
+    run = await case.world.get(f"/api/v1/runs/{job_id}")
+    assert [step["step"] for step in run["steps"]] == ["requested", "key", "csr", "approved", "signed"]
+    assert run["steps"][3]["evidence"] == {"approval_id": approval["id"]}
     actions = [row["action"] for row in await case.world.rows("SELECT action FROM audit_events ORDER BY id")]
     assert actions[-3:] == ["approval.requested", "approval.approved", "certificate.issued"]
 
@@ -195,6 +200,18 @@ async def test_whoever_asked_cannot_have_the_loops_ask_in_their_place(case: Case
     problem(await case.decide("approve", (await case.pending())["id"], ada), 403)
 
 
+async def test_two_coordinators_count_together(replicas: tuple[World, World]) -> None:
+    one, two = [Case(world, await world.agent(f"web-{place}")) for place, world in enumerate(replicas)]
+    await one.ruled(approvals_required=2)
+    _, job_id, _ = await one.asked()
+    approval_id = (await two.pending())["id"]
+    ada, bob = await one.key("ada"), await two.key("bob")
+    words = [case.decide("approve", approval_id, headers) for case in (one, two) for headers in (ada, bob)]
+    answers = await asyncio.gather(*words)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 409, 409]
+    assert (await two.state(job_id), await one.versions()) == ("Completed", 1)
+
+
 async def test_only_named_owners_decide_where_a_profile_names_them(case: Case) -> None:
     ada = await case.owner("ada")
     await case.ruled(approver_owner_ids=[ada])
@@ -237,6 +254,7 @@ async def test_a_rejection_cancels_says_why_and_holds_until_somebody_asks_again(
     assert (rejected["state"], rejected["reason"]) == ("rejected", "rejected by ada: wrong name")
     job = await case.world.get(f"/api/v1/jobs/{job_id}")
     assert (job["state"], job["failure"]["cause"]) == ("Cancelled", "rejected by ada: wrong name")
+    assert (await case.world.get(f"/api/v1/runs/{job_id}"))["state"] == "failed"
     shown = await case.world.get(f"/api/v1/certificates/{certificate_id}")
     assert "rejected by ada: wrong name; renew" in shown["status"]["reason"]
     await case.loops()
@@ -280,12 +298,29 @@ async def test_approval_bypass_by_route(case: Case) -> None:
         "asked for": lambda: case.world.post(f"/api/v1/certificates/{certificate_id}/renew"),
         "changed": lambda: change(case, certificate_id),
         "due": lambda: fall_due(case),
+        "many": lambda: renew_many(case, bearer(KEYS["admin"])),
     }
     for name, road in roads.items():
         await road()
         assert await case.hand_in() != csr, name
         done(await case.decide("approve", (await case.pending())["id"], await case.key(name)))
     assert await case.versions() == 1 + len(roads)
+
+
+async def renew_many(case: Case, headers: dict[str, str]) -> None:
+    body = {"filter": {"common_name": "www.example.com"}}
+    done(await case.world.http.post("/api/v1/certificates/bulk-renew", headers=headers, json=body))
+    while await operations.work(case.world.ctx):
+        pass
+
+
+async def test_whoever_renews_many_at_once_has_asked_for_each(case: Case) -> None:
+    await case.asked()
+    done(await case.decide("approve", (await case.pending())["id"], await case.key("bob")))
+    ada = await case.key("ada", "admin")
+    await renew_many(case, ada)
+    await case.hand_in()
+    problem(await case.decide("approve", (await case.pending())["id"], ada), 403)
 
 
 async def change(case: Case, certificate_id: str) -> None:
@@ -418,17 +453,3 @@ async def test_the_same_csr_stays_pending_and_another_key_is_refused(case: Case)
         assert done(await case.agent.submit(item, csr))["state"] == "pending"
     problem(await case.agent.submit(item, csr_for(item)), 409)
     assert len((await case.world.get("/api/v1/approvals"))["data"]) == 1
-
-
-async def test_a_csr_that_does_not_come_fails_its_job_and_is_asked_for_again(case: Case) -> None:
-    certificate_id, (job_id,) = await case.world.certificate(agent_id=case.agent.id)
-    day = "now() - interval '23 hours'"
-    await case.world.execute(f"UPDATE jobs SET created_at = {day}, not_before = {day}")
-    assert await bindings.reconcile(case.world.ctx) == 0
-    day = "now() - interval '25 hours'"
-    await case.world.execute(f"UPDATE jobs SET created_at = {day}, not_before = {day}")
-    await bindings.reconcile(case.world.ctx)
-    assert await case.state(job_id) == "Failed"
-    shown = await case.world.get(f"/api/v1/certificates/{certificate_id}")
-    assert "not sent a CSR in time" in shown["status"]["reason"]
-    assert await case.world.value("SELECT count(*) FROM jobs WHERE state = 'AwaitingCSR' AND attempt = 2") == 1

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from connectors.notifiers.base import Message
+from coordinator.agents import health
 from coordinator.bindings import service as bindings
 from coordinator.loops.service import LOOPS
 from coordinator.notifications import alerts, channels, delivery, store
@@ -353,3 +354,28 @@ async def test_approvals_are_told_when_they_are_asked_for_and_refused(told: Worl
     assert approval["id"] in rows[0]["message"]
     await told.post(f"/api/v1/approvals/{approval['id']}/reject", {"note": "no"}, key="approver")
     assert "no; renew" in (await listed(told, type="approval_rejected"))[0]["message"]
+
+
+async def test_a_violation_is_told_when_it_opens(world: World) -> None:
+    rule = {"name": "Ours", "type": "allowed_domains", "config": {"patterns": ["ours.test"]}, "severity": "warning"}
+    await world.post("/api/v1/policies", rule)
+    certificate_id, _ = await world.certificate()
+    done(await world.call("PATCH", f"/api/v1/certificates/{certificate_id}", json={"tags": {"a": "b"}}))
+    (row,) = await listed(world, type="policy_violation")
+    assert (row["certificate_id"], row["severity"]) == (certificate_id, "warning")
+    assert "Ours" in row["subject"]
+
+
+async def test_agents_that_go_silent_at_once_are_one_message(world: World) -> None:
+    agents = [await world.agent(f"web-{number}") for number in range(3)]
+    world.ctx.polls.hearing_since -= 3600
+    await world.execute("UPDATE agents SET last_seen_at = now() - interval '10 minutes'")
+    for _ in range(2):
+        await health.check(world.ctx)
+    (row,) = await listed(world, type="agent_offline")
+    assert (row["subject"], row["certificate_id"]) == ("3 agents are silent", None)
+    assert {agent.name for agent in agents} == set(row["message"].split(", "))
+    await world.execute("UPDATE agents SET last_seen_at = now() WHERE name = 'web-1'")
+    await health.check(world.ctx)
+    (row,) = await listed(world, type="agent_online")
+    assert row["subject"] == "web-1 is heard again"

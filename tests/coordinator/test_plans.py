@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +13,14 @@ import pytest
 
 from benchmarks.api.seed import seed
 from benchmarks.api.stock import RARE, Stock
+from coordinator.approvals import deciding
+from coordinator.bindings import service as bindings
 from coordinator.certificates.store import LISTING
 from coordinator.database import searching
 from coordinator.database.connection import Connection
 from coordinator.database.listing import EVERYTHING, Scope
 from coordinator.events import store as events
+from coordinator.notifications import alerts, delivery
 from tests.coordinator.world import KEYS, World, open_world, variables
 from tests.postgres import PostgresServer
 
@@ -63,6 +66,11 @@ async def asked(
     world: World, monkeypatch: pytest.MonkeyPatch, path: str, key: str = "admin", **query: Any
 ) -> list[Statement]:
     """Return the statements that a request led to."""
+    return await told_by(monkeypatch, lambda: world.get(f"/api/v1/{path}", key, **query))
+
+
+async def told_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object]]) -> list[Statement]:
+    """Return the statements that something led to."""
     told = list[Statement]()
     with monkeypatch.context() as patched:
         for name in ("fetch", "fetchrow", "fetchval", "execute"):
@@ -73,7 +81,7 @@ async def asked(
                 return await plain(self, sql, *arguments)
 
             patched.setattr(Connection, name, listening)
-        await world.get(f"/api/v1/{path}", key, **query)
+        await act()
     return told
 
 
@@ -190,6 +198,51 @@ async def test_events_are_read_from_their_place(large: World, monkeypatch: pytes
             await events.after(conn, events.Wanted(place, until, None, everything=everything), scope, 200)
     monkeypatch.undo()
     assert [await scans(large, statement) for statement in told] == [[], []]
+
+
+async def test_loops_look_for_ends_and_timeouts_without_reading_everything(
+    large: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    await alerts.watch(large.ctx)
+    await large.execute("UPDATE alerts_watch SET looked_until = looked_until - interval '1 hour'")
+    ticks: dict[str, Callable[[], Awaitable[object]]] = {
+        "alerts": lambda: alerts.watch(large.ctx),
+        "approvals": lambda: deciding.expire(large.ctx),
+        "delivery": lambda: delivery.deliver(large.ctx, "webhook"),
+        "reconciler": lambda: bindings.reconcile(large.ctx),
+    }
+    for name, tick in ticks.items():
+        statements = await told_by(monkeypatch, tick)
+        for statement in statements:
+            with subtests.test(name):
+                assert await scans(large, statement) == [], statement.sql
+    assert await large.value("SELECT count(*) FROM notifications") > 0
+
+
+async def test_notifications_are_read_from_their_place(
+    large: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    await large.execute(
+        """
+        INSERT INTO notifications (id, key, type, severity, certificate_id, channel, subject, message, status,
+                                   next_retry_at, read_at)
+        SELECT 'ntf-' || n, 'n' || n, 'certificate_expiring', 'error', certificates.id, 'log', 'it ends', 'and why',
+          'sent', NULL, CASE WHEN n % 100 > 0 THEN now() END
+        FROM (SELECT id, row_number() OVER () AS n FROM certificates LIMIT 30000) AS certificates
+        """
+    )
+    await large.execute("ANALYZE notifications")
+    certificate = Stock(CERTIFICATES, large.clock.now()).id(17)
+    queries: list[dict[str, Any]] = [
+        {}, {"status": "sent"}, {"status": "dead"}, {"unread": True}, {"certificate_id": certificate},
+        {"type": "certificate_expiring"}, {"type": "certificate_failing"},
+    ]  # fmt: skip
+    for query in queries:
+        with subtests.test(f"{query}"):
+            for statement in await asked(large, monkeypatch, "notifications", **query):
+                assert await scans(large, statement) == [], statement.sql
+    for statement in await asked(large, monkeypatch, "notifications/counts"):
+        assert await scans(large, statement) == [], statement.sql
 
 
 async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ _KEYS_CUT = "tests/agent/test_keystore_power_cut.py::test_"
 _LOST_ANSWER = f"{_QUEUE}what_is_held_is_not_delivered_again_and_a_lost_answer_is"
 _DEPLOYMENT_CUT = "tests/agent/deployment/test_power_cut.py"
 _FILES = "tests/coordinator/test_files.py"
+_APPROVALS = "tests/coordinator/test_approvals.py::test_"
+_NOTIFICATIONS = "tests/coordinator/test_notifications.py::test_"
 
 LEASES = (
     Defect(
@@ -95,11 +97,13 @@ ONE_VERSION = (
         "signed-again",
         "a repeated request gets a second certificate under a new serial number",
         "coordinator/issuance/service.py",
-        """        if request["state"] == "signing":
+        """        fresh = request["state"] != "issued"
+        if fresh:
             job = await jobs.lock(tx, job_id)
             jobs.check_unfinished(job)
 """,
-        """        if request["state"]:
+        """        fresh = bool(request["state"])
+        if fresh:
             job = {**await jobs.lock(tx, job_id), "state": JobState.AWAITING_CA}
             request = {**request, "serial": serial_hex(new_serial())}
 """,
@@ -320,4 +324,71 @@ SESSIONS = (
     ),
 )
 
-DEFECTS = (*LEASES, *RECONCILER, *ONE_VERSION, *UNDO, *FSYNC, *GROUPS, *WAKE_UPS, *SESSIONS)
+APPROVALS = (
+    Defect(
+        "approval-not-asked-for",
+        "what needs approval is signed at once",
+        "coordinator/issuance/service.py",
+        "waits = await approvals.needed(tx, job, profile, asked)",
+        "waits = await approvals.needed(tx, job, profile, asked) and False",
+        (f"{_APPROVALS}approval_bypass_by_route",),
+    ),
+    Defect(
+        "approval-of-ones-own",
+        "whoever asks for a certificate approves it",
+        "coordinator/approvals/deciding.py",
+        "if persons & asked:",
+        "if persons & asked and False:",
+        (f"{_APPROVALS}nobody_approves_what_they_asked_for",),
+    ),
+    Defect(
+        "approval-voted-twice",
+        "one person's two keys are two votes",
+        "coordinator/approvals/deciding.py",
+        'if persons & await store.voters(tx, approval["id"]):',
+        'if {str(actor)} & await store.voters(tx, approval["id"]):',
+        (f"{_APPROVALS}m_of_n_counts_persons_and_none_of_them_twice",),
+    ),
+    Defect(
+        "approval-of-something-else",
+        "what changed between approval and signature is signed",
+        "coordinator/issuance/service.py",
+        'if request["approved"] is not None and',
+        'if request["approved"] is None and',
+        (f"{_APPROVALS}what_changes_between_approval_and_signature_is_not_signed",),
+    ),
+    Defect(
+        "approval-after-its-time",
+        "what nobody approved in time is asked for again by itself, without end",
+        "coordinator/bindings/store.py",
+        "WHERE version_id IS NULL AND declined_at IS NULL",
+        "WHERE version_id IS NULL",
+        (f"{_APPROVALS}approval_bypass_by_timeout",),
+    ),
+    Defect(
+        "requester-forgotten",
+        "a retry has nobody who asked for it",
+        "coordinator/approvals/service.py",
+        "await bindings.asked_by(tx, certificate_id, agent_id) or [NOBODY]",
+        "[NOBODY]",
+        (f"{_APPROVALS}whoever_asked_cannot_have_the_loops_ask_in_their_place",),
+    ),
+    Defect(
+        "notification-not-retried",
+        "a message that did not arrive the first time never does",
+        "coordinator/notifications/delivery.py",
+        "if attempts >= ATTEMPTS:",
+        "if attempts:",
+        (f"{_NOTIFICATIONS}a_first_failure_is_tried_again_and_enough_of_them_are_dead",),
+    ),
+    Defect(
+        "mail-in-clear",
+        "mail goes unencrypted where it should not",
+        "connectors/notifiers/smtp.py",
+        "if server.use_tls and server.port != IMPLICIT_TLS_PORT:",
+        "if server.use_tls and server.port == 0:",
+        ("tests/connectors/notifiers/test_notifiers.py::test_no_mail_goes_in_clear_unless_that_was_wanted",),
+    ),
+)
+
+DEFECTS = (*LEASES, *RECONCILER, *ONE_VERSION, *UNDO, *FSYNC, *GROUPS, *WAKE_UPS, *SESSIONS, *APPROVALS)
