@@ -38,6 +38,7 @@ from coordinator.profiles import service as profiles
 from coordinator.profiles.service import Profile
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
+from core import tracing
 from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
 from core.crash import crash_point
 from core.csr import CSRFacts, read_csr
@@ -288,7 +289,8 @@ async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, p
         must_staple=profile.must_staple,
     )
     started = time.perf_counter()
-    der = await asyncio.to_thread(authority.sign, order)
+    with tracing.span("sign", job_id=request["job_id"], issuer_id=issuer_id, serial=request["serial"]):
+        der = await asyncio.to_thread(authority.sign, order)
     ms = (time.perf_counter() - started) * 1000
     # The record of signatures that does not rest on the database: also of one whose transaction is lost after this.
     log.info(

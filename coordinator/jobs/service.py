@@ -125,7 +125,13 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
     names = msgspec.convert(row["names"], tuple[Name, ...])
     if row["kind"] == JobKind.ISSUANCE:
         return IssuanceItem(
-            row["id"], row["lease_epoch"], row["certificate_id"], row["common_name"], names, row["key_algorithm"]
+            row["id"],
+            row["lease_epoch"],
+            row["certificate_id"],
+            row["common_name"],
+            names,
+            row["key_algorithm"],
+            row["traceparent"],
         )
     return DeploymentItem(
         job_id=row["id"],
@@ -139,6 +145,7 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
         fingerprint=row["fingerprint"],
         spki_sha256=row["spki_sha256"],
         names=names,
+        traceparent=row["traceparent"],
         sealed={path: base64.b64decode(text) for path, text in row["sealed"].items()},
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Scope
+from core import tracing
 
 # A run as it is read from the table, without the agent's signed report.
 COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
@@ -35,8 +36,9 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
     inserted = await conn.fetchval(
         f"""
         INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
-                          not_before, timeline)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, jsonb_build_array({step("queued")}))
+                          not_before, traceparent, timeline)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, $12,
+                jsonb_build_array({step("queued")}))
         ON CONFLICT DO NOTHING RETURNING true
         """,
         job["id"],
@@ -50,6 +52,7 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
         job["trigger"],
         job["attempt"],
         delay,
+        tracing.current(),
     )
     return bool(inserted)
 
@@ -76,7 +79,7 @@ async def claim(
           FROM due WHERE jobs.id = due.id RETURNING jobs.*
         )
         SELECT leased.id, leased.kind, leased.lease_epoch, leased.certificate_id, leased.version_id, leased.target_id,
-          leased.run_id, certificates.common_name, certificates.names, certificates.key_algorithm,
+          leased.run_id, leased.traceparent, certificates.common_name, certificates.names, certificates.key_algorithm,
           targets.type AS target_type, targets.config, targets.sealed,
           versions.der, versions.fingerprint, versions.spki_sha256,
           array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
