@@ -73,6 +73,26 @@ def span(name: str, parent: str = "", **attributes: str) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def rejoined(parent: str) -> Iterator[None]:
+    """Trace the block in the trace of ``parent``, if it is not done there anyway."""
+    if _tracer is None or not parent or _trace_id(current()) == _trace_id(parent):
+        yield
+        return
+    with span("continued", parent):
+        yield
+
+
+def _trace_id(traceparent: str) -> str:
+    """Return the second part (W3C Trace Context, section 3.2.2)."""
+    return traceparent[3:35]
+
+
+def is_on() -> bool:
+    """Say whether anything is traced."""
+    return _tracer is not None
+
+
 def note(*, failed: bool = False, **attributes: str) -> None:
     """Say something about the step that is being traced."""
     if _tracer is None:

@@ -245,7 +245,8 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             jobs.check_unfinished(job)
             if request["state"] == "waiting":
                 return CSRAnswer("pending")
-            version_id = await _issue(ctx, tx, actor, job, request, request_id)
+            with tracing.rejoined(await jobs.trace_of(tx, job["run_id"])):  # an approver's request is not of it
+                version_id = await _issue(ctx, tx, actor, job, request, request_id)
         chain = await store.chain_of(tx, version_id) if version_id else ()
     if version_id is None:
         detail = f"job {job_id} is cancelled: {OUTDATED.cause}"

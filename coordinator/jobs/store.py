@@ -9,7 +9,6 @@ from typing import Any
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Scope
-from core import tracing
 
 # A run as it is read from the table, without the agent's signed report.
 COLUMNS = """id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt, not_before,
@@ -52,7 +51,7 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
         job["trigger"],
         job["attempt"],
         delay,
-        tracing.current(),
+        job["traceparent"],
     )
     return bool(inserted)
 
@@ -317,14 +316,23 @@ async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
     return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE {matching} ORDER BY created_at, id", *values)
 
 
+async def trace_of_run(conn: Connection, run_id: str) -> str:
+    """Return where the trace of a run goes on; empty when it is not traced."""
+    found = await conn.fetchval(
+        "SELECT traceparent FROM jobs WHERE run_id = $1 AND traceparent <> '' ORDER BY created_at, id LIMIT 1", run_id
+    )
+    return str(found or "")
+
+
 async def proofs_of_run(conn: Connection, run_id: str) -> list[Row]:
     """Return what proves the steps of a run's jobs: request, version, and the agent's report as it was signed."""
     return await conn.fetch(
         """
         SELECT jobs.id, requests.spki_sha256, versions.id AS version_id, versions.fingerprint, versions.serial,
           versions.issuer_id, versions.issuer_ski, served_fingerprint, report ->> 'payload' AS report,
-          report ->> 'signature' AS signature
+          report ->> 'signature' AS signature, approvals.id AS approval_id, approvals.approved AS votes
         FROM jobs LEFT JOIN issuance_requests AS requests ON requests.job_id = jobs.id
+        LEFT JOIN approvals ON approvals.job_id = jobs.id
         LEFT JOIN certificate_versions AS versions ON versions.id = coalesce(requests.version_id, jobs.version_id)
         WHERE run_id = $1
         """,
