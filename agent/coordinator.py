@@ -21,7 +21,7 @@ import trio
 
 from agent.exchange import READ_S, USUAL, Answer, Bounds, exchange, new_client
 from agent.identity import Identity
-from core import errors
+from core import errors, tracing
 from core.errors import CertctlError, Permanent, TooManyRequests, Transient, Unauthenticated
 from core.identity import nonce_message
 from core.problems import KINDS
@@ -158,6 +158,8 @@ class Coordinator:
         bounds: Bounds = USUAL,
     ) -> T:
         headers = {TIME_HEADER: str(self.now_ms())}
+        if parent := tracing.current():
+            headers[tracing.HEADER] = parent
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if body is not None:

@@ -11,6 +11,7 @@ import trio
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
 from agent.keystore import Keystore, PendingRequest
+from core import tracing
 from core.crash import crash_point
 from core.errors import Gone, Permanent
 from core.wire import CSRSubmission, IssuanceItem
@@ -47,6 +48,8 @@ async def issue(
     Raises ``Transient`` as well once ``stopping`` is set: the next start goes on with the same key and CSR.
     """
     request = await trio.to_thread.run_sync(keystore.request_for, item, limiter=_KEY_MAKERS)
+    tracing.measured("key", request.key_ms, before_ms=request.csr_ms)
+    tracing.measured("csr", request.csr_ms)
     return await _hand_in(item.certificate_id, request, item.lease_epoch, keystore, client, stopping)
 
 

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from agent import daemon, settings
-from core import logs
+from core import logs, tracing
 from core.errors import CertctlError
 
 EXIT_MISCONFIGURED = 2
@@ -31,7 +31,11 @@ def main() -> int:
         logs.configure(loaded.log_level, loaded.log_format)
         for warning in loaded.warnings:
             structlog.get_logger().warning("setting_not_used", detail=warning)
-        trio.run(daemon.run, loaded)
+        end_traces = tracing.configure("certctl-agent", os.environ)
+        try:
+            trio.run(daemon.run, loaded)
+        finally:
+            end_traces()
     except CertctlError as error:
         sys.stderr.write(f"certctl-agent cannot start: {error.detail}\n")
         return EXIT_MISCONFIGURED

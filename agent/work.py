@@ -22,6 +22,7 @@ from agent.issuance import collect_answers, issue
 from agent.keystore import Keystore
 from agent.patience import Patience
 from agent.supervision import supervised
+from core import tracing
 from core.crash import crash_point
 from core.errors import CertctlError, Gone, NotFound, Permanent, StaleLease, Transient
 from core.identity import sign_report
@@ -132,7 +133,7 @@ class Worker:
         with structlog.contextvars.bound_contextvars(job_id=item.job_id, certificate_id=item.certificate_id):
             crash_point("work.received")
             try:
-                heard = await (self._issue(item) if isinstance(item, IssuanceItem) else self._deploy(item))
+                heard = await self._traced(item)
             except Exception:
                 log.exception("job_crashed")
                 heard = False
@@ -140,6 +141,14 @@ class Worker:
                 await self._hold_back(item, heard=heard)
             finally:
                 self._activity.held.pop(item.job_id, None)
+
+    async def _traced(self, item: Item) -> bool:
+        about = {"job_id": item.job_id, "certificate_id": item.certificate_id}
+        if isinstance(item, IssuanceItem):
+            with tracing.span("issuance", item.traceparent, **about):
+                return await self._issue(item)
+        with tracing.span("deployment", item.traceparent, **about, target_id=item.target_id):
+            return await self._deploy(item)
 
     async def _hold_back(self, item: Item, *, heard: bool) -> None:
         """Keep in hand, for longer each time, what the coordinator did not hear the end of: it offers that at once."""
@@ -191,6 +200,7 @@ class Worker:
         self._activity.ended[outcome.outcome] += 1
         tell = log.warning if outcome.failure else log.info
         cause = outcome.failure.cause if outcome.failure else ""
+        tracing.note(failed=outcome.failure is not None, outcome=outcome.outcome)
         tell("job_ended", outcome=outcome.outcome, cause=cause, undo=outcome.undo)
         signed = self._signed(item, outcome)
         crash_point("work.reporting")

@@ -16,7 +16,7 @@ from coordinator import start
 from coordinator.audit import command as audit
 from coordinator.encryption import command as keys
 from coordinator.settings import Settings
-from core import logs
+from core import logs, tracing
 from core.errors import CertctlError
 
 EXIT_MISCONFIGURED = 2
@@ -74,7 +74,11 @@ async def _run(arguments: argparse.Namespace) -> int:
             return await keys.run(settings, start.open_sealer(settings, make=False))
         case "migrate" | "check":
             return await _look(settings)
-    await start.serve(settings)
+    end_traces = tracing.configure("certctl-coordinator", os.environ)
+    try:
+        await start.serve(settings)
+    finally:
+        end_traces()
     return 0
 
 

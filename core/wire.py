@@ -79,7 +79,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"):
-    """Make a key and a CSR with exactly these names."""
+    """Make a key and a CSR with exactly these names. ``traceparent`` is where its trace goes on, if there is one."""
 
     job_id: str
     lease_epoch: int
@@ -87,13 +87,15 @@ class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"
     common_name: str
     names: tuple[Name, ...]
     key_algorithm: str
+    traceparent: str = ""
 
 
 class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):
     """Install one version of a certificate in one target.
 
     ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector; its
-    secrets are in ``sealed`` by their paths, each for this agent alone (``core.hpke``).
+    secrets are in ``sealed`` by their paths, each for this agent alone (``core.hpke``). ``traceparent`` is where its
+    trace goes on, if there is one.
     """
 
     job_id: str
@@ -108,6 +110,7 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
     spki_sha256: str
     names: tuple[Name, ...] = ()
     sealed: dict[str, bytes] = {}
+    traceparent: str = ""
 
 
 class AuditHead(msgspec.Struct, frozen=True):

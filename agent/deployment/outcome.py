@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from core import tracing
 from core.errors import CertctlError, Transient
 from core.wire import Failure, Step
 
@@ -31,6 +32,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self._trace = tracing.current()
         self.current = ""
 
     @contextmanager
@@ -40,7 +42,9 @@ class Progress:
         started = time.perf_counter()
         yield
         if record:
-            self.steps.append(Step(name, round((time.perf_counter() - started) * 1000, 3)))
+            ms = round((time.perf_counter() - started) * 1000, 3)
+            self.steps.append(Step(name, ms))
+            tracing.measured(name, ms, self._trace)
 
     def ended(self, outcome: Literal["served", "unchanged"], fingerprint: str) -> DeploymentOutcome:
         """Return the outcome of a success."""

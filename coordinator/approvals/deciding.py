@@ -56,7 +56,7 @@ async def approve(ctx: Context, actor: Actor, approval_id: str, note: str, reque
             await store.count(tx, approval_id)
             released = found.approval["approved"] + 1 >= found.approval["required"]
             if released:
-                await issuance.release(ctx, tx, found.job, approval_id, asked)
+                await issuance.release(ctx, tx, found.job, asked)
             await _record(tx, actor, "approved", found.approval, note, request_id)
         else:
             await _cancel(tx, found, "cancelled", issuance.OUTDATED)

@@ -27,6 +27,7 @@ from coordinator.notifications import service as notifications
 from coordinator.notifications.service import Event
 from coordinator.renewal_policies.service import RENEWALS_TOPIC
 from coordinator.web.table import Actor
+from core import tracing
 from core.crash import crash_point
 from core.decoding import wrong_field
 from core.errors import InvalidInput, Refused
@@ -232,6 +233,7 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
         details = {"job_id": job_id, "target_id": job["target_id"], "outcome": report.outcome}
         if report.failure:
             details |= {"step": report.failure.step, "cause": report.failure.cause, "undo": report.undo}
+        tracing.note(failed=report.failure is not None, job_id=job_id, outcome=report.outcome)
         action = f"{job['kind']}.{'failed' if report.failure else 'served'}"
         await audit.record(conn, actor, action, "certificate", job["certificate_id"], details, request_id)
         crash_point("report.stored")
@@ -316,7 +318,8 @@ async def renew_due(ctx: Context) -> int:
     async with ctx.db.transaction() as conn:
         queued = 0
         for holder in await store.due_holders(conn, ctx.clock.now(), _BATCH):
-            job_id = await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "due")
+            with tracing.span("renewal due", certificate_id=holder["certificate_id"]):
+                job_id = await jobs.queue_issuance(conn, holder["certificate_id"], holder["agent_id"], "due")
             if job_id is None:
                 continue  # another replica was faster between this one's look and its lock
             queued += 1

@@ -38,6 +38,7 @@ from coordinator.profiles import service as profiles
 from coordinator.profiles.service import Profile
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
+from core import tracing
 from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
 from core.crash import crash_point
 from core.csr import CSRFacts, read_csr
@@ -194,7 +195,7 @@ async def _order_of(tx: Transaction, certificate_id: str) -> tuple[Row, Profile]
     return certificate, profile
 
 
-async def release(ctx: Context, tx: Transaction, job: Row, approval_id: str, approved: approvals.Wanted) -> None:
+async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.Wanted) -> None:
     """Let a job of a locked certificate go on that has just been approved: its lifetime begins now.
 
     Raises ``Refused`` when the profile, a rule or the authority forbids by now what was allowed when it was asked for.
@@ -207,7 +208,7 @@ async def release(ctx: Context, tx: Transaction, job: Row, approval_id: str, app
     authority = await issuers.signer(ctx, tx, request["issuer_id"])
     validity = _validity(ctx, approved.lifetime_s, authority)
     await store.release_request(tx, request["id"], authority.ski, validity, msgspec.to_builtins(approved))
-    await jobs.move(tx, job, JobState.AWAITING_CA, [Step("approved", 0.0, approval_id)])
+    await jobs.move(tx, job, JobState.AWAITING_CA)
 
 
 async def finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> None:
@@ -244,7 +245,8 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             jobs.check_unfinished(job)
             if request["state"] == "waiting":
                 return CSRAnswer("pending")
-            version_id = await _issue(ctx, tx, actor, job, request, request_id)
+            with tracing.rejoined(await jobs.trace_of(tx, job["run_id"])):  # an approver's request is not of it
+                version_id = await _issue(ctx, tx, actor, job, request, request_id)
         chain = await store.chain_of(tx, version_id) if version_id else ()
     if version_id is None:
         detail = f"job {job_id} is cancelled: {OUTDATED.cause}"
@@ -288,7 +290,8 @@ async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, p
         must_staple=profile.must_staple,
     )
     started = time.perf_counter()
-    der = await asyncio.to_thread(authority.sign, order)
+    with tracing.span("sign", job_id=request["job_id"], issuer_id=issuer_id, serial=request["serial"]):
+        der = await asyncio.to_thread(authority.sign, order)
     ms = (time.perf_counter() - started) * 1000
     # The record of signatures that does not rest on the database: also of one whose transaction is lost after this.
     log.info(

@@ -14,15 +14,32 @@ import msgspec
 from core.states import JobKind, JobState
 
 StepName = Literal[
-    "requested", "key", "csr", "approved", "signed", "delivered", "deployed", "served", "failed", "cancelled"
+    "requested",
+    "key",
+    "csr",
+    "approval asked",
+    "approved",
+    "signed",
+    "delivered",
+    "deployed",
+    "served",
+    "failed",
+    "cancelled",
 ]
 _ISSUANCE: dict[str, StepName] = {
-    "queued": "requested", "key": "key", "csr": "csr", "approved": "approved", "signed": "signed",
-}  # fmt: skip
+    "queued": "requested",
+    "key": "key",
+    "csr": "csr",
+    "awaitingapproval": "approval asked",
+    "awaitingca": "approved",
+    "signed": "signed",
+}
 _DEPLOYMENT: dict[str, StepName] = {"delivered": "delivered", "reloaded": "deployed", "completed": "served"}
 _ENDS: dict[str, StepName] = {"failed": "failed", "cancelled": "cancelled"}
 _PROOFS: dict[StepName, tuple[str, ...]] = {
     "csr": ("spki_sha256",),
+    "approval asked": ("approval_id",),
+    "approved": ("approval_id", "votes"),
     "signed": ("version_id", "fingerprint", "serial", "issuer_id", "issuer_ski"),
     "deployed": ("version_id",),
     "served": ("version_id", "served_fingerprint", "report", "signature"),
@@ -33,10 +50,10 @@ _PROOFS: dict[StepName, tuple[str, ...]] = {
 class RunStep(msgspec.Struct):
     """One step. ``ms`` is how long it took, where that was measured.
 
-    ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``approved`` the approval; ``signed`` version,
-    fingerprint, serial number, CA key; ``served`` the fingerprint that the agent saw on the wire, with its report
-    (base64 of the bytes that were signed) and the signature under its identity key; ``failed`` step, cause, and the
-    report where there is one.
+    ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``approved`` the approval, which has the votes;
+    ``signed`` version, fingerprint, serial number and the CA key; ``served`` the fingerprint that the agent saw on the
+    wire, with its report (base64 of the bytes that were signed) and the signature under its identity key; ``failed``
+    step, cause, and the report where there is one.
     """
 
     step: StepName
@@ -71,13 +88,11 @@ def _of(job: Attempt, proof: Mapping[str, Any]) -> Iterator[RunStep]:
     names = _ENDS | (_ISSUANCE if job.kind == JobKind.ISSUANCE else _DEPLOYMENT)
     for entry in job.timeline:
         name = names.get(entry["step"])
-        if name is None:
+        if name is None or (name == "approved" and not proof.get("approval_id")):
             continue
         evidence = {key: str(proof[key]) for key in _PROOFS.get(name, ()) if proof.get(key)}
         if name == "requested":
             evidence = {"trigger": job.trigger}
-        if name == "approved":
-            evidence = {"approval_id": entry["detail"]}
         if job.failure and job.state in {JobState.FAILED, JobState.CANCELLED} and name in _ENDS.values():
             evidence |= {"step": str(job.failure["step"]), "cause": str(job.failure["cause"])}
         at = msgspec.convert(entry["at"], datetime)

@@ -16,6 +16,7 @@ import msgspec
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import store
+from core import tracing
 from core.crash import crash_point
 from core.errors import NotFound, StaleLease
 from core.ids import new_id
@@ -91,10 +92,17 @@ async def queue_deployment(
 
 
 async def _queue(conn: Transaction, job: dict[str, Any], delay: timedelta) -> str | None:
+    # What follows without a request – a retry, a repair – belongs to the trace that its run began in.
+    job["traceparent"] = tracing.current() or await trace_of(conn, job["run_id"])
     if not await store.insert(conn, job, delay):
         return None
     conn.wake(agent_topic(job["agent_id"]), run_topic(job["run_id"]))
     return str(job["id"])
+
+
+async def trace_of(conn: Connection, run_id: str) -> str:
+    """Return where the trace of a run goes on; empty when it is not traced."""
+    return await store.trace_of_run(conn, run_id) if tracing.is_on() else ""
 
 
 async def claim(
@@ -125,7 +133,13 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
     names = msgspec.convert(row["names"], tuple[Name, ...])
     if row["kind"] == JobKind.ISSUANCE:
         return IssuanceItem(
-            row["id"], row["lease_epoch"], row["certificate_id"], row["common_name"], names, row["key_algorithm"]
+            row["id"],
+            row["lease_epoch"],
+            row["certificate_id"],
+            row["common_name"],
+            names,
+            row["key_algorithm"],
+            row["traceparent"],
         )
     return DeploymentItem(
         job_id=row["id"],
@@ -139,6 +153,7 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
         fingerprint=row["fingerprint"],
         spki_sha256=row["spki_sha256"],
         names=names,
+        traceparent=row["traceparent"],
         sealed={path: base64.b64decode(text) for path, text in row["sealed"].items()},
     )
 

@@ -35,8 +35,9 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
     inserted = await conn.fetchval(
         f"""
         INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
-                          not_before, timeline)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, jsonb_build_array({step("queued")}))
+                          not_before, traceparent, timeline)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, $12,
+                jsonb_build_array({step("queued")}))
         ON CONFLICT DO NOTHING RETURNING true
         """,
         job["id"],
@@ -50,6 +51,7 @@ async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> boo
         job["trigger"],
         job["attempt"],
         delay,
+        job["traceparent"],
     )
     return bool(inserted)
 
@@ -76,7 +78,7 @@ async def claim(
           FROM due WHERE jobs.id = due.id RETURNING jobs.*
         )
         SELECT leased.id, leased.kind, leased.lease_epoch, leased.certificate_id, leased.version_id, leased.target_id,
-          leased.run_id, certificates.common_name, certificates.names, certificates.key_algorithm,
+          leased.run_id, leased.traceparent, certificates.common_name, certificates.names, certificates.key_algorithm,
           targets.type AS target_type, targets.config, targets.sealed,
           versions.der, versions.fingerprint, versions.spki_sha256,
           array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
@@ -314,14 +316,23 @@ async def of_run(conn: Connection, run_id: str, scope: Scope) -> list[Row]:
     return await conn.fetch(f"SELECT {COLUMNS} FROM jobs WHERE {matching} ORDER BY created_at, id", *values)
 
 
+async def trace_of_run(conn: Connection, run_id: str) -> str:
+    """Return where the trace of a run goes on; empty when it is not traced."""
+    found = await conn.fetchval(
+        "SELECT traceparent FROM jobs WHERE run_id = $1 AND traceparent <> '' ORDER BY created_at, id LIMIT 1", run_id
+    )
+    return str(found or "")
+
+
 async def proofs_of_run(conn: Connection, run_id: str) -> list[Row]:
     """Return what proves the steps of a run's jobs: request, version, and the agent's report as it was signed."""
     return await conn.fetch(
         """
         SELECT jobs.id, requests.spki_sha256, versions.id AS version_id, versions.fingerprint, versions.serial,
           versions.issuer_id, versions.issuer_ski, served_fingerprint, report ->> 'payload' AS report,
-          report ->> 'signature' AS signature
+          report ->> 'signature' AS signature, approvals.id AS approval_id, approvals.approved AS votes
         FROM jobs LEFT JOIN issuance_requests AS requests ON requests.job_id = jobs.id
+        LEFT JOIN approvals ON approvals.job_id = jobs.id
         LEFT JOIN certificate_versions AS versions ON versions.id = coalesce(requests.version_id, jobs.version_id)
         WHERE run_id = $1
         """,

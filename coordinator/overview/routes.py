@@ -37,12 +37,16 @@ class FailedJob(msgspec.Struct):
 
 
 class Overview(msgspec.Struct):
-    """How everything stands at a moment. ``next_due``: what falls due first by its own renewal policy, or is due."""
+    """How everything stands at a moment. ``next_due``: what falls due first by its own renewal policy, or is due.
+
+    ``approvals_pending`` is exact up to 10,000.
+    """
 
     at: datetime
     certificates: CertificateNumbers
     agents: AgentNumbers
     jobs: JobNumbers
+    approvals_pending: int
     next_due: list[Stand]
     newest_failures: list[FailedJob]
 
@@ -118,6 +122,7 @@ async def overview(call: Call[NoBody, NoQuery]) -> Overview:
             await stats.certificates(conn, scope, now),
             await stats.agents(call.ctx, conn),
             await stats.jobs(conn, scope),
+            await store.pending_approvals(conn, scope),
             await service.next_due(conn, scope, now, _SHOWN),
             [of_row(FailedJob, row) for row in await store.newest_failures(conn, scope, _SHOWN)],
         )

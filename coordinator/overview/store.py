@@ -58,6 +58,23 @@ async def newest_failures(conn: Connection, scope: Scope, limit: int) -> list[Ro
     )
 
 
+async def pending_approvals(conn: Connection, scope: Scope) -> int:
+    """Return how many approvals are waited for, up to 10,000."""
+    values: list[object] = []
+    seen = within(scope, values, "certificates")
+    return int(
+        await conn.fetchval(
+            f"""
+            SELECT count(*) FROM (
+              SELECT FROM approvals JOIN certificates ON certificates.id = certificate_id
+              WHERE state = 'pending' AND {seen} LIMIT 10000
+            ) AS pending
+            """,
+            *values,
+        )
+    )
+
+
 async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetime) -> list[str]:
     """Return certificates that may be at risk: the worst of each kind, by the index of each."""
     values: list[object] = [now, until]

@@ -6,6 +6,7 @@ tells the caller the request id, and the log everything else.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -27,6 +28,7 @@ from coordinator.web.admission import Visit
 from coordinator.web.headers import HSTS, SECURITY
 from coordinator.web.reading import read_again, read_body, read_query
 from coordinator.web.table import Accepted, Access, Actor, Call, Later, Raw, Route, Streamed
+from core import tracing
 from core.crash import crash_point
 from core.errors import CertctlError, Forbidden, NotFound, TooLarge, TooManyRequests
 from core.ids import new_id
@@ -92,9 +94,10 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
         body = await read_body(request, route, ctx.settings.max_body_bytes)
         query = read_query(request, route)
         call = Call(ctx, actor, body, query, path, request_id, request.headers, visit.address)
-        if route.creates:
-            return await _create(route, call)
-        return await _success(route, await route.handler(call), request_id)
+        with _traced(route):
+            if route.creates:
+                return await _create(route, call)
+            return await _success(route, await route.handler(call), request_id)
     except CertctlError as refusal:
         error = visit.refused(refusal)
         tell = log.debug if isinstance(error, TooManyRequests) else log.info  # a flood is counted, not written down
@@ -106,6 +109,14 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
     except Exception:
         log.exception("request_failed", route=route.path)
         return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
+
+
+def _traced(route: Route) -> contextlib.AbstractContextManager[None]:
+    """Trace a change, and whatever belongs to a trace already; callers that are not known begin and join none."""
+    parent = request.headers.get(tracing.HEADER, "")
+    if route.access is Access.OPEN or (route.method == "GET" and not parent):
+        return contextlib.nullcontext()
+    return tracing.span(f"{route.method} {route.path}", parent)
 
 
 async def _success(route: Route, result: Any, request_id: str) -> Response:

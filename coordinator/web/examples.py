@@ -75,6 +75,7 @@ FIELDS: dict[str, Any] = {
     "token_id": "tok-01k9f0c2m4v7",
     "version": "0.1.0",
     "version_id": "cv-01k9f0c2m4v7",
+    "view_id": "sv-due",
     "violation_id": "vio-01k9f0c2m4v7",
 }
 """Usual values by a field's name, taken where the field's schema allows them."""
@@ -92,6 +93,7 @@ _IDS = {
     "Policy": "pol-owner",
     "Profile": "prof-default",
     "RenewalPolicy": "rp-default",
+    "SavedView": "sv-due",
     "Target": "tgt-web",
     "Team": "team-web",
     "Version": "cv-01k9f0c2m4v7",
@@ -105,6 +107,7 @@ _POLICY = {
     "config": {"patterns": ["*.example.com"]},
     "enforce": "block",
 }
+_VIEW = {"name": "due soon", "page": "certificates", "filters": {"life": "due", "environment": "production"}}
 _CERTIFICATE = {"common_name": "www.example.com", "sans": ["example.com"], "target_ids": ["tgt-web"]}
 BODIES: dict[str, Any] = {
     "AgentPatch": {"name": "web-1"},
@@ -117,6 +120,9 @@ BODIES: dict[str, Any] = {
     "CreatePolicy": {"id": "pol-shops", **_POLICY},
     "PolicyBody": _POLICY,
     "PolicyBodyPatch": {"enforce": "warn"},
+    "CreateSavedView": {"id": "sv-due", **_VIEW},
+    "SavedViewBody": _VIEW,
+    "SavedViewBodyPatch": {"filters": {"environment": None}, "shared": True},
     "CreateTarget": {"id": "tgt-web", **_TARGET},
     "TargetBody": _TARGET,
     "TargetBodyPatch": {"config": {"probe": {"port": 8443}}},

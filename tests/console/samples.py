@@ -363,6 +363,7 @@ OVERVIEW: dict[str, Any] = {
         "failing": 1,
     },
     "agents": {"total": 2, "online": 1, "offline": 1},
+    "approvals_pending": 0,
     "jobs": {"live": 1, "states": {"Pending": 1}, "oldest_s": {"Pending": 3.5}},
     "next_due": [],
     "newest_failures": [],

@@ -29,6 +29,7 @@ CONSOLE_HAS_OTHERWISE = {
     "GET /api/v1/certificates/{}/export", "GET /api/v1/operations", "GET /api/v1/operations/{}",
     "GET /api/v1/operations/{}/items", "POST /api/v1/operations/{}/cancel",
     "PUT /api/v1/agent-groups/{}/members/{}", "DELETE /api/v1/agent-groups/{}/members/{}",
+    "GET /api/v1/overview", "GET /api/v1/horizon", "GET /api/v1/search", "GET /api/v1/events",
 }  # fmt: skip
 """What commands of their own do."""
 NOT_FOR_THE_CONSOLE = {
@@ -45,6 +46,19 @@ NOT_FOR_THE_CONSOLE = {
     "GET /api/v1/agents/retired": "agents list has them",
     "GET /api/v1/certificates/{}/versions/{}": "versions lists them whole",
     "GET /api/v1/target-types/{}": "targets types lists them",
+    "GET /api/v1/stats/summary": "status tells it",
+    "GET /api/v1/stats/certificates-by-status": "status tells it",
+    "GET /api/v1/stats/expiration-timeline": "for pages",
+    "GET /api/v1/stats/job-trends": "for pages",
+    "GET /api/v1/stats/issuance-rate": "for pages",
+    "GET /api/v1/fleet/map": "for pages",
+    "GET /api/v1/views": "for pages",
+    "POST /api/v1/views": "for pages",
+    "GET /api/v1/views/{}": "for pages",
+    "PATCH /api/v1/views/{}": "for pages",
+    "DELETE /api/v1/views/{}": "for pages",
+    "GET /api/v1/metrics": "for programs",
+    "GET /api/v1/metrics/prometheus": "for programs",
 }
 
 

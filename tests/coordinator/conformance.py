@@ -87,6 +87,7 @@ def furnish(api: API, coordinator: Coordinator) -> tuple[FakeAgent, FakeAgent]:
     api.post("/api/v1/agent-groups", {"id": "grp-edge", "name": "Edge", "match_os": "linux"})
     api.post("/api/v1/policies", {**BODIES["CreatePolicy"], "id": "pol-owner", "enforce": "warn"})
     api.post("/api/v1/targets", {**BODIES["CreateTarget"], "agent_id": agent.id})
+    api.post("/api/v1/views", BODIES["CreateSavedView"])
     api.post("/api/v1/certificates", {"id": "mc-www", "common_name": "www.example.com", "target_ids": ["tgt-web"]})
     return agent, other
 

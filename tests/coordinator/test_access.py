@@ -231,7 +231,7 @@ async def test_a_made_key_works_until_it_ends_and_is_never_shown_or_stored(
 ) -> None:
     made = await world.post("/api/v1/api-keys", {"name": "ci", "role": "viewer", "ttl_s": 60})
     check = (await world.http.get("/api/v1/auth/check", headers=bearer(made["key"]))).json()
-    assert (check["user"], check["role"], check["permissions"]) == ("ci", "viewer", ["inventory:read"])
+    assert (check["user"], check["role"], check["permissions"]) == ("ci", "viewer", ["inventory:read", "views:own"])
     listed = (await world.http.get("/api/v1/api-keys", headers=bearer(KEYS["admin"]))).text
     stored = str(await world.rows("SELECT to_jsonb(k)::text AS row FROM api_keys AS k"))
     stored += str(await world.rows("SELECT to_jsonb(e)::text AS row FROM audit_events AS e"))

@@ -106,7 +106,14 @@ async def test_what_needs_approval_waits_and_is_issued_when_somebody_else_agrees
     answer = done(await case.agent.call("POST", f"/jobs/{job_id}/csr", json=body))
     assert answer["state"] == "issued"
     run = await case.world.get(f"/api/v1/runs/{job_id}")
-    assert [step["step"] for step in run["steps"]] == ["requested", "key", "csr", "approved", "signed"]
+    assert [step["step"] for step in run["steps"]] == [
+        "requested",
+        "key",
+        "csr",
+        "approval asked",
+        "approved",
+        "signed",
+    ]
     assert run["steps"][3]["evidence"] == {"approval_id": approval["id"]}
     actions = [row["action"] for row in await case.world.rows("SELECT action FROM audit_events ORDER BY id")]
     assert actions[-3:] == ["approval.requested", "approval.approved", "certificate.issued"]

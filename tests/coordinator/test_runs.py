@@ -7,8 +7,11 @@ import base64
 import msgspec
 import pytest
 
+from coordinator.bindings import service as bindings
+from core import tracing
 from core.wire import REPORT_CONTEXT, JobReport
-from tests.coordinator.world import World
+from tests.coordinator.world import World, csr_for, done
+from tests.otlp import receiving
 
 pytestmark = pytest.mark.anyio
 
@@ -48,3 +51,44 @@ async def test_a_step_that_was_timed_says_how_long_it_took(world: World) -> None
     signed = next(step for step in run["steps"] if step["step"] == "signed")
     assert signed["ms"] > 0
     assert signed["job_id"] == item.job_id
+
+
+async def test_an_approval_is_a_step(world: World) -> None:
+    await world.call("PATCH", "/api/v1/profiles/prof-default", json={"requires_approval": True})
+    agent = await world.agent()
+    _, (run_id,) = await world.certificate(agent_id=agent.id)
+    item = await agent.item()
+    done(await agent.submit(item, csr_for(item)))
+    assert (await world.get("/api/v1/overview"))["approvals_pending"] == 1
+    (approval,) = (await world.get("/api/v1/approvals", state="pending"))["data"]
+    done(await world.call("POST", f"/api/v1/approvals/{approval['id']}/approve", "approver", json={"note": "fine"}))
+    run = await world.get(f"/api/v1/runs/{run_id}")
+    told = {step["step"]: step["evidence"] for step in run["steps"]}
+    assert list(told) == ["requested", "key", "csr", "approval asked", "approved", "signed"]
+    assert told["approved"] == {"approval_id": approval["id"], "votes": "1"}
+    assert (await world.get("/api/v1/overview"))["approvals_pending"] == 0
+
+
+async def test_what_follows_without_a_request_stays_in_the_trace_of_its_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An approval and the repair of a lost lease: neither is a request of whoever began it."""
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setattr(tracing, "_tracer", None)
+        end = tracing.configure("test", {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        await world.call("PATCH", "/api/v1/profiles/prof-default", json={"requires_approval": True})
+        agent = await world.agent()
+        await world.certificate(target_ids=[await world.target(agent)])
+        item = await agent.item()
+        done(await agent.submit(item, csr_for(item)))
+        (approval,) = (await world.get("/api/v1/approvals", state="pending"))["data"]
+        done(await world.call("POST", f"/api/v1/approvals/{approval['id']}/approve", "approver", json={"note": ""}))
+        assert (await agent.item()).traceparent
+        await world.execute("UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'Running'")
+        await bindings.reconcile(world.ctx)
+        end()
+    rows = await world.rows("SELECT trigger, substr(traceparent, 4, 32) AS trace FROM jobs ORDER BY created_at, id")
+    assert [row["trigger"] for row in rows] == ["created", "issued", "retry"]
+    assert {row["trace"] for row in rows} == {item.traceparent[3:35]}
+    assert {span.trace for span in receiver.spans if span.name in {"continued", "sign"}} == {item.traceparent[3:35]}

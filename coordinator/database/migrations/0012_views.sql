@@ -132,6 +132,9 @@ CREATE INDEX targets_by_name ON targets (lower(name) text_pattern_ops) WHERE arc
 CREATE INDEX agents_by_name ON agents (lower(name) text_pattern_ops) WHERE retired_at IS NULL;
 CREATE INDEX owners_by_name ON owners (lower(name) text_pattern_ops);
 
+-- Where the trace of a request goes on, W3C's traceparent; empty where it is not traced.
+ALTER TABLE jobs ADD COLUMN traceparent text NOT NULL DEFAULT '';
+
 -- Searches and filters that somebody gave a name.
 CREATE TABLE saved_views (
   id text PRIMARY KEY,
