@@ -560,3 +560,24 @@ class KindOfThing(msgspec.Struct, frozen=True):
 
     type: str
     description: str
+
+
+class SavedView(msgspec.Struct, frozen=True):
+    """Filters of a list under a name."""
+
+    id: str
+    owner: str
+    name: str
+    page: str
+    shared: bool
+    revision: int
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """Something that the coordinators do by themselves."""
+
+    name: str
+    purpose: str
+    last_run_at: datetime | None
+    last_ms: float | None
+    last_error: str

@@ -227,6 +227,10 @@ RESOURCES: tuple[Resource, ...] = (
             ),
         ),
         order=9,
+        actions=(
+            Action("deploy", "Deploy it to its targets anew.", "deploy", takes=True),
+            Action("revoke", "Revoke what was issued for it.", "revoke", takes=True),
+        ),
         removal="Archive a certificate: its bindings and jobs end, versions and history stay.",
     ),
     Resource(
@@ -262,6 +266,12 @@ RESOURCES: tuple[Resource, ...] = (
         verbs=("list", "delete"),
         by_id=True,
         removal="End a session at once.",
+    ),
+    Resource(
+        Kind("view", "views", "view", model.SavedView),
+        "Filters of a list under a name, your own and what others share.",
+        {**_NAMED, "PAGE": "page", "OWNER": "owner", "SHARED": "shared"},
+        ("name", "page_of", "mine"),
     ),
     Resource(
         Kind("enrollment token", "enrollment-tokens", "tok", model.EnrollmentToken),
