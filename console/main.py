@@ -22,6 +22,7 @@ from console.commands import (
     look,
     members,
     notifications,
+    numbers,
     operations,
     status,
     targets,
@@ -74,6 +75,8 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(agents.tokens, name="enrollment-tokens")
 app.add_typer(authorities.profiles, name="profiles")
 app.add_typer(authorities.issuers, name="issuers")
+app.add_typer(numbers.loops, name="loops")
+numbers.register(app)
 for _resource in RESOURCES:
     _group = next((each.typer_instance for each in app.registered_groups if each.name == _resource.collection), None)
     if _group is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from console import model
+from console import listed, model
 from console.lookup import AGENT, CERTIFICATE, ISSUER, PROFILE, TARGET, Kind
 
 Verb = Literal["list", "get", "create", "update", "delete"]
@@ -72,11 +72,11 @@ class Resource:
 
 
 _NAMED = {"ID": "id", "NAME": "name"}
-GROUP = Kind("agent group", "agent-groups", "grp", model.AgentGroup)
+GROUP = Kind("agent group", "agent-groups", "grp", listed.AgentGroup)
 TYPES = Sub(
     "types",
     "List the kinds there are.",
-    model.KindOfThing,
+    listed.KindOfThing,
     {"TYPE": "type", "DESCRIPTION": "description"},
     paged=False,
 )
@@ -91,14 +91,14 @@ _VIOLATION = {
 
 RESOURCES: tuple[Resource, ...] = (
     Resource(
-        Kind("team", "teams", "team", model.Team),
+        Kind("team", "teams", "team", listed.Team),
         "Who certificates and their owners belong to.",
         {**_NAMED, "DESCRIPTION": "description"},
         ("name",),
         order=1,
     ),
     Resource(
-        Kind("owner", "owners", "o", model.Owner),
+        Kind("owner", "owners", "o", listed.Owner),
         "The people who answer for certificates.",
         {**_NAMED, "E-MAIL": "email", "TEAM": "team_id"},
         ("name", "email", "team_id"),
@@ -120,7 +120,7 @@ RESOURCES: tuple[Resource, ...] = (
             Sub(
                 "members",
                 "List the agents that are in a group now.",
-                model.GroupMember,
+                listed.GroupMember,
                 {**_NAMED, "HOST": "hostname", "SYSTEM": "os", "VERSION": "version", "WHY": "membership"},
                 ("membership",),
             ),
@@ -136,7 +136,7 @@ RESOURCES: tuple[Resource, ...] = (
             Sub(
                 "keys",
                 "List all keys of an issuer, the current one first.",
-                model.IssuerKey,
+                listed.IssuerKey,
                 {
                     "KEY": "ski",
                     "SUBJECT": "subject",
@@ -155,7 +155,7 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     Resource(PROFILE, "What may be issued.", verbs=("create", "update", "delete"), order=5),
     Resource(
-        Kind("renewal policy", "renewal-policies", "rp", model.RenewalPolicy),
+        Kind("renewal policy", "renewal-policies", "rp", listed.RenewalPolicy),
         "When certificates are renewed, and who is told.",
         {
             **_NAMED,
@@ -168,7 +168,7 @@ RESOURCES: tuple[Resource, ...] = (
         order=6,
     ),
     Resource(
-        Kind("policy", "policies", "pol", model.Policy),
+        Kind("policy", "policies", "pol", listed.Policy),
         "Rules that every certificate is held against.",
         {**_NAMED, "TYPE": "type", "SEVERITY": "severity", "ENFORCE": "enforce", "ON": "enabled"},
         ("name", "type", "severity", "enforce", "enabled"),
@@ -177,7 +177,7 @@ RESOURCES: tuple[Resource, ...] = (
             Sub(
                 "violations",
                 "List the violations of one rule.",
-                model.Violation,
+                listed.Violation,
                 _VIOLATION,
                 ("certificate_id", "severity", "open"),
             ),
@@ -185,7 +185,7 @@ RESOURCES: tuple[Resource, ...] = (
         order=7,
     ),
     Resource(
-        Kind("violation", "violations", "vio", model.Violation),
+        Kind("violation", "violations", "vio", listed.Violation),
         "Certificates that break a rule.",
         _VIOLATION,
         ("rule_id", "certificate_id", "severity", "open"),
@@ -209,7 +209,7 @@ RESOURCES: tuple[Resource, ...] = (
             Sub(
                 "deployments",
                 "List the targets that should serve it.",
-                model.Deployment,
+                listed.Deployment,
                 {
                     "TARGET": "target_name",
                     "AGENT": "agent_id",
@@ -222,7 +222,7 @@ RESOURCES: tuple[Resource, ...] = (
             Sub(
                 "timeline",
                 "List what happened to it, newest first.",
-                model.TimelineEntry,
+                listed.TimelineEntry,
                 {"AT": "at", "FROM": "source", "WHAT": "what", "BY": "actor", "TARGET": "target_id"},
             ),
         ),
@@ -238,7 +238,7 @@ RESOURCES: tuple[Resource, ...] = (
         removal="Retire an agent; refused as long as something depends on it, unless forced with a reason.",
     ),
     Resource(
-        Kind("API key", "api-keys", "key", model.APIKey),
+        Kind("API key", "api-keys", "key", listed.APIKey),
         "Credentials of programs.",
         {
             **_NAMED,
@@ -255,13 +255,19 @@ RESOURCES: tuple[Resource, ...] = (
         removal="Switch a key off for good.",
     ),
     Resource(
-        Kind("session", "sessions", "ses", model.PersonSession),
+        Kind("session", "sessions", "ses", listed.PersonSession),
         "People who have signed in.",
         {"ID": "id", "NAME": "name", "E-MAIL": "email", "ROLE": "role", "SEEN": "last_seen_at", "ENDS": "expires_at"},
         ("person_id", "role"),
         verbs=("list", "delete"),
         by_id=True,
         removal="End a session at once.",
+    ),
+    Resource(
+        Kind("view", "views", "view", listed.SavedView),
+        "Filters of a list under a name, your own and what others share.",
+        {**_NAMED, "PAGE": "page", "OWNER": "owner", "SHARED": "shared"},
+        ("name", "page_of", "mine"),
     ),
     Resource(
         Kind("enrollment token", "enrollment-tokens", "tok", model.EnrollmentToken),

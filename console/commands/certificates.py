@@ -143,6 +143,11 @@ def create(  # noqa: PLR0913 - one for each option
     ] = "",
     name: Annotated[str, typer.Option("--name", metavar="TEXT", help="What people call it.")] = "",
     environment: Annotated[str, typer.Option("--environment", metavar="TEXT", help="E.g. production.")] = "",
+    owner: Annotated[str, typer.Option("--owner", metavar="ID", help="Who answers for it.")] = "",
+    team: Annotated[str, typer.Option("--team", metavar="ID", help="Whose it is.")] = "",
+    renewal_policy: Annotated[
+        str, typer.Option("--renewal-policy", metavar="ID", help="When it is renewed, and who is told.")
+    ] = "",
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
     chosen_id: Annotated[str, typer.Option("--id", metavar="ID", help="Choose its id, e.g. mc-api-prod.")] = "",
     wait: Wait = False,
@@ -159,6 +164,9 @@ def create(  # noqa: PLR0913 - one for each option
         "key_algorithm": key_algorithm,
         "name": name,
         "environment": environment,
+        "owner_id": owner,
+        "team_id": team,
+        "renewal_policy_id": renewal_policy,
         "tags": dict(_pair(text) for text in tag or []),
         "id": chosen_id,
         **_references(session, target or [], agent, profile, issuer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -24,18 +25,19 @@ class LoopSettings(NamedTuple):
 
 def load(env: Environment) -> LoopSettings:
     """Read the intervals; one that is too short is a problem that names its variable."""
+    every = _at_least(_SECOND)
     return LoopSettings(
-        renewal_check=_interval(env, "CERTCTL_SCHEDULER_RENEWAL_CHECK_INTERVAL", timedelta(hours=1), _MINUTE),
-        job_processor=_interval(env, "CERTCTL_SCHEDULER_JOB_PROCESSOR_INTERVAL", timedelta(seconds=30)),
-        job_retry=_interval(env, "CERTCTL_SCHEDULER_RETRY_INTERVAL", timedelta(minutes=5)),
-        job_timeout=_interval(env, "CERTCTL_JOB_TIMEOUT_INTERVAL", timedelta(minutes=10)),
-        agent_health=_interval(env, "CERTCTL_SCHEDULER_AGENT_HEALTH_CHECK_INTERVAL", timedelta(minutes=2)),
-        short_lived_expiry=_interval(env, "CERTCTL_SHORT_LIVED_EXPIRY_CHECK_INTERVAL", timedelta(seconds=30)),
-        csr_timeout=_interval(env, "CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24)),
+        renewal_check=env.read("CERTCTL_SCHEDULER_RENEWAL_CHECK_INTERVAL", timedelta(hours=1), _at_least(_MINUTE)),
+        job_processor=env.read("CERTCTL_SCHEDULER_JOB_PROCESSOR_INTERVAL", timedelta(seconds=30), every),
+        job_retry=env.read("CERTCTL_SCHEDULER_RETRY_INTERVAL", timedelta(minutes=5), every),
+        job_timeout=env.read("CERTCTL_JOB_TIMEOUT_INTERVAL", timedelta(minutes=10), every),
+        agent_health=env.read("CERTCTL_SCHEDULER_AGENT_HEALTH_CHECK_INTERVAL", timedelta(minutes=2), every),
+        short_lived_expiry=env.read("CERTCTL_SHORT_LIVED_EXPIRY_CHECK_INTERVAL", timedelta(seconds=30), every),
+        csr_timeout=env.read("CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24), every),
     )
 
 
-def _interval(env: Environment, name: str, default: timedelta, least: timedelta = _SECOND) -> timedelta:
+def _at_least(least: timedelta) -> Callable[[str], timedelta]:
     def convert(text: str) -> timedelta:
         found = parse_duration(text)
         if not least <= found <= _MOST:
@@ -43,4 +45,4 @@ def _interval(env: Environment, name: str, default: timedelta, least: timedelta 
             raise ValueError(message)
         return found
 
-    return env.read(name, default, convert)
+    return convert

@@ -212,8 +212,8 @@ def _of_type(components: dict[str, Any], schema: dict[str, Any], field: str, dep
 
 
 def _text(schema: dict[str, Any], usual: Any) -> str:
-    if schema.get("format") == "date-time":
-        return _MOMENT
+    if schema.get("format") in {"date-time", "date"}:
+        return _MOMENT if schema["format"] == "date-time" else _MOMENT[:10]
     if schema.get("contentEncoding") == "base64":
         return base64.b64encode(bytes(range(32))).decode()
     if isinstance(usual, str):

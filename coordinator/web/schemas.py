@@ -19,8 +19,9 @@ def components_of(types: Iterable[Any]) -> tuple[dict[Any, Schema], dict[str, Sc
     for struct in _structs(inspect.multi_type_info(ordered), set()):
         properties = components.get(struct.cls.__name__, {}).get("properties", {})
         for field in struct.fields:
-            if field.encode_name in properties and _is_moment(field.type):
-                _say(properties[field.encode_name])
+            form = _form(field.type)
+            if form and field.encode_name in properties:
+                _say(properties[field.encode_name], form)
     return dict(zip(ordered, references, strict=True)), {name: _marked(schema) for name, schema in components.items()}
 
 
@@ -48,16 +49,17 @@ def _inner(kind: inspect.Type) -> Iterator[inspect.Type]:
             yield kind.value_type
 
 
-def _is_moment(kind: inspect.Type) -> bool:
-    return isinstance(kind, inspect.DateTimeType) or (
-        isinstance(kind, inspect.UnionType | inspect.Metadata) and any(map(_is_moment, _inner(kind)))
-    )
+def _form(kind: inspect.Type) -> str:
+    """Return the ``format`` of a text that stands for a time."""
+    if isinstance(kind, inspect.UnionType | inspect.Metadata):
+        return next(filter(None, map(_form, _inner(kind))), "")
+    return {inspect.DateTimeType: "date-time", inspect.DateType: "date"}.get(type(kind), "")
 
 
-def _say(schema: Schema) -> None:
+def _say(schema: Schema, form: str) -> None:
     for part in schema.get("anyOf", [schema]):
         if part.get("type") == "string":
-            part["format"] = "date-time"
+            part["format"] = form
 
 
 def _marked(schema: Any) -> Any:

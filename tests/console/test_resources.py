@@ -28,8 +28,13 @@ CONSOLE_HAS_OTHERWISE = {
     "POST /api/v1/certificates/{}/revoke", "POST /api/v1/certificates/import", "GET /api/v1/certificates/export",
     "GET /api/v1/certificates/{}/export", "GET /api/v1/operations", "GET /api/v1/operations/{}",
     "GET /api/v1/operations/{}/items", "POST /api/v1/operations/{}/cancel",
+    "GET /api/v1/overview", "GET /api/v1/horizon", "GET /api/v1/search", "GET /api/v1/events", "GET /api/v1/approvals",
+    "GET /api/v1/approvals/{}", "POST /api/v1/approvals/{}/approve", "POST /api/v1/approvals/{}/reject",
+    "GET /api/v1/notifications", "POST /api/v1/notifications/{}/read", "POST /api/v1/notifications/{}/requeue",
+    "GET /api/v1/admin/loops", "POST /api/v1/admin/loops/{}/run", "GET /api/v1/stats/summary",
+    "GET /api/v1/stats/certificates-by-status", "GET /api/v1/stats/expiration-timeline",
+    "GET /api/v1/stats/job-trends", "GET /api/v1/stats/issuance-rate",
     "PUT /api/v1/agent-groups/{}/members/{}", "DELETE /api/v1/agent-groups/{}/members/{}",
-    "GET /api/v1/overview", "GET /api/v1/horizon", "GET /api/v1/search", "GET /api/v1/events",
 }  # fmt: skip
 """What commands of their own do."""
 NOT_FOR_THE_CONSOLE = {
@@ -45,20 +50,33 @@ NOT_FOR_THE_CONSOLE = {
     "GET /api/v1/server-root": "for agents that know its SHA-256",
     "GET /api/v1/agents/retired": "agents list has them",
     "GET /api/v1/certificates/{}/versions/{}": "versions lists them whole",
+    "GET /api/v1/metrics": "for monitoring",
+    "GET /api/v1/metrics/prometheus": "for monitoring",
+    "GET /api/v1/fleet/map": "for pages; agents and targets list the same",
+    "GET /api/v1/notifications/counts": "for pages",
+    "GET /api/v1/notifications/{}": "the list shows them whole",
+    "GET /api/v1/certificates/{}/export": "to come with bulk work",
+    "GET /api/v1/certificates/export": "to come with bulk work",
+    "POST /api/v1/certificates/import": "to come with bulk work",
+    "POST /api/v1/certificates/bulk-deploy": "to come with bulk work",
+    "POST /api/v1/certificates/bulk-reassign": "to come with bulk work",
+    "POST /api/v1/certificates/bulk-renew": "to come with bulk work",
+    "POST /api/v1/certificates/bulk-revoke": "to come with bulk work",
+    "GET /api/v1/operations": "to come with bulk work",
+    "GET /api/v1/operations/{}": "to come with bulk work",
+    "GET /api/v1/operations/{}/items": "to come with bulk work",
+    "POST /api/v1/operations/{}/cancel": "to come with bulk work",
     "GET /api/v1/target-types/{}": "targets types lists them",
     "GET /api/v1/stats/summary": "status tells it",
     "GET /api/v1/stats/certificates-by-status": "status tells it",
     "GET /api/v1/stats/expiration-timeline": "for pages",
     "GET /api/v1/stats/job-trends": "for pages",
     "GET /api/v1/stats/issuance-rate": "for pages",
-    "GET /api/v1/fleet/map": "for pages",
     "GET /api/v1/views": "for pages",
     "POST /api/v1/views": "for pages",
     "GET /api/v1/views/{}": "for pages",
     "PATCH /api/v1/views/{}": "for pages",
     "DELETE /api/v1/views/{}": "for pages",
-    "GET /api/v1/metrics": "for programs",
-    "GET /api/v1/metrics/prometheus": "for programs",
 }
 
 
@@ -183,3 +201,21 @@ def test_the_console_has_every_route_or_says_why_not() -> None:
     assert known <= table
     replaced = {each for each in table if each.startswith("PUT ") and each.replace("PUT", "PATCH") in known}
     assert table - known - replaced == set(), "give the console a command, or say why it needs none"
+
+
+@pytest.mark.parametrize("kind", ["summary", "certificates-by-status", "job-trends"])
+def test_numbers_are_shown(certctl: Certctl, double: Double, kind: str) -> None:
+    response = route_of("GET", f"/api/v1/stats/{kind}").response
+    (row,) = get_args(response) or (response,)
+    shown = [of_struct(row)] if get_args(response) else of_struct(row)
+    double.on("GET", f"/api/v1/stats/{kind}", shown)
+    assert str(next(iter(of_struct(row)))).upper().replace("_", " ") in certctl("stats", kind).stdout.upper()
+    assert json.loads(certctl("stats", kind, "--json").stdout) == shown
+
+
+def test_loops_are_listed_and_run(certctl: Certctl, double: Double) -> None:
+    loops = of_struct(route_of("GET", "/api/v1/admin/loops").response)
+    double.on("GET", "/api/v1/admin/loops", loops)
+    assert loops["data"][0]["name"] in certctl("loops", "list").stdout
+    double.on("POST", "/api/v1/admin/loops/renewals/run", loops["data"][0])
+    assert "renewals: done" in certctl("loops", "run", "renewals").stderr
