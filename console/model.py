@@ -408,6 +408,7 @@ class Notification(msgspec.Struct, frozen=True):
     channel: str
     recipient: str
     subject: str
+    message: str
     status: str
     retry_count: int
     last_error: str
@@ -560,3 +561,12 @@ class KindOfThing(msgspec.Struct, frozen=True):
 
     type: str
     description: str
+
+
+class NotificationCounts(msgspec.Struct, frozen=True):
+    """How many notifications want to be looked at."""
+
+    unread: int
+    pending: int
+    failed: int
+    dead: int

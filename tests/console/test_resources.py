@@ -23,6 +23,10 @@ CONSOLE_HAS_OTHERWISE = {
     "GET /api/v1/jobs", "GET /api/v1/jobs/{}", "GET /api/v1/runs/{}", "GET /api/v1/audit", "GET /api/v1/profiles",
     "GET /api/v1/profiles/{}", "GET /api/v1/issuers", "GET /api/v1/issuers/{}", "GET /api/v1/enrollment-tokens",
     "POST /api/v1/enrollment-tokens", "GET /api/v1/version", "GET /api/v1/auth/check",
+    "GET /api/v1/approvals", "GET /api/v1/approvals/{}", "POST /api/v1/approvals/{}/approve",
+    "POST /api/v1/approvals/{}/reject", "GET /api/v1/notifications", "GET /api/v1/notifications/{}",
+    "GET /api/v1/notifications/counts", "POST /api/v1/notifications/{}/read",
+    "POST /api/v1/notifications/{}/requeue",
     "PUT /api/v1/agent-groups/{}/members/{}", "DELETE /api/v1/agent-groups/{}/members/{}",
 }  # fmt: skip
 """What commands of their own do."""
