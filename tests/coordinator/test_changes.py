@@ -44,7 +44,7 @@ async def test_what_was_read_can_be_put_back_and_changes_nothing_but_the_revisio
     await agent.work()
     read = await world.get(f"/api/v1/certificates/{certificate_id}")
     assert (read["target_ids"], read["agent_id"], read["sans"][0]) == ([target], other.id, "www.example.com")
-    shown_only = {"id", "archived_at", "revision", "created_at", "updated_at", "status"}
+    shown_only = {"id", "source", "archived_at", "revision", "created_at", "updated_at", "status"}
     body = {name: value for name, value in read.items() if name not in shown_only}
     put = done(await world.call("PUT", f"/api/v1/certificates/{certificate_id}", json=body))
     assert put["job_ids"] == []
