@@ -408,6 +408,7 @@ class Notification(msgspec.Struct, frozen=True):
     channel: str
     recipient: str
     subject: str
+    message: str
     status: str
     retry_count: int
     last_error: str
@@ -423,3 +424,12 @@ class Loop(msgspec.Struct, frozen=True):
     last_run_at: datetime | None
     last_ms: float | None
     last_error: str
+
+
+class NotificationCounts(msgspec.Struct, frozen=True):
+    """How many notifications want to be looked at."""
+
+    unread: int
+    pending: int
+    failed: int
+    dead: int

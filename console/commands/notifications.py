@@ -9,10 +9,10 @@ import typer
 from console.answer import path_of
 from console.listing import Column, show_list
 from console.lookup import CERTIFICATE, find
-from console.model import Notification
+from console.model import Notification, NotificationCounts
 from console.render import Cell, shorten
 from console.session import Session, command, group
-from console.times import relative
+from console.times import exact, relative
 
 app = group("What people were told, and what has not arrived.")
 _TONES = {"sent": "good", "pending": "warn", "failed": "warn", "dead": "bad"}
@@ -48,6 +48,43 @@ def list_notifications(
         "unread": "true" if unread else None,
     }
     show_list(session, path_of("notifications"), Notification, columns, query)
+
+
+@command(app, "show")
+def show_one(session: Session, notification: One) -> None:
+    """Show a notification with its message."""
+    answer, now = session.client.get(path_of("notifications", notification), Notification), session.now
+    if session.out.as_json:
+        session.out.json(answer.raw)
+        return
+    found = answer.value
+    session.out.fields(
+        [
+            ("Notification", found.id),
+            ("Type", found.type),
+            ("Severity", found.severity),
+            ("Channel", f"{found.channel} {found.recipient}".strip()),
+            ("Status", Cell(found.status, _TONES[found.status])),
+            ("Attempts", str(found.retry_count)),
+            ("Why", found.last_error),
+            ("When", exact(found.created_at, now)),
+            ("Seen", exact(found.read_at, now) if found.read_at else ""),
+            ("Subject", found.subject),
+        ]
+    )
+    session.out.heading("Message")
+    session.out.paragraph(f"  {found.message}", indent="  ")
+
+
+@command(app, "counts")
+def counts(session: Session) -> None:
+    """Count what nobody has seen and what has not arrived."""
+    answer = session.client.get(path_of("notifications", "counts"), NotificationCounts)
+    if session.out.as_json:
+        session.out.json(answer.raw)
+        return
+    names = ("unread", "pending", "failed", "dead")
+    session.out.fields([(name.capitalize(), str(getattr(answer.value, name))) for name in names])
 
 
 @command(app, "read")

@@ -43,10 +43,11 @@ async def insert_request(conn: Connection, request: dict[str, Any]) -> None:
 async def release_request(
     conn: Connection, request_id: str, issuer_ski: str, validity: tuple[datetime, datetime], approved: dict[str, Any]
 ) -> None:
-    """Turn a request that waited into the intent to sign exactly what was approved."""
+    """Turn a request that waited into the intent to sign exactly what was approved; signing begins now."""
     await conn.execute(
         """
-        UPDATE issuance_requests SET state = 'signing', issuer_ski = $2, not_before = $3, not_after = $4, approved = $5
+        UPDATE issuance_requests SET state = 'signing', issuer_ski = $2, not_before = $3, not_after = $4, approved = $5,
+          created_at = now()
         WHERE id = $1 AND state = 'waiting'
         """,
         request_id,

@@ -60,6 +60,9 @@ def furnish(double: Double) -> None:
     double.on("GET", "/api/v1/approvals", page([samples.approval()]))
     double.on("GET", "/api/v1/approvals/apr-1", samples.approval())
     double.on("GET", "/api/v1/notifications", page([samples.notification()]))
+    double.on("GET", "/api/v1/notifications/ntf-1", samples.notification())
+    counts = {"unread": 3, "pending": 0, "failed": 1, "dead": 2}
+    double.on("GET", "/api/v1/notifications/counts", counts)
     double.on("GET", "/ready", {"status": "ready", "database": "reachable"})
     double.on("GET", "/api/v1/version", {"version": "0.1.0", "protocol": 1})
     who = {

@@ -31,6 +31,8 @@ PAGES = [
     ("targets get edge-1/web", ["web (tgt-web)"]),
     ("jobs get job-2", ["the api (mc-api)", "reloaded", "4.0 ms"]),
     ("approvals show apr-1", ["1 of 2", "api.example.com www.example.com", "as announced", "47 days"]),
+    ("notifications show ntf-1", ["certificate_expiring", "550 no such user", "Certificate the api ends"]),
+    ("notifications counts", ["Unread", "3", "Dead", "2"]),
     ("profiles get Default", ["Default (prof-default)", "all"]),
     ("issuers get 'Local CA'", ["Local CA (iss-local)"]),
 ]
