@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from console.answer import path_of
-from console.model import Event, Found, Run, RunStep
+from console.model import Run, RunStep
+from console.pages import Event, Found
 from console.render import Cell, Value, shorten
 from console.session import Session, command, group
 from console.times import milliseconds
@@ -18,7 +19,8 @@ from core.errors import Transient
 runs = group("What one request brought about.")
 _TONES = {"served": "good", "failed": "bad", "cancelled": "dim"}
 _PROOFS = ("served_fingerprint", "fingerprint", "spki_sha256", "cause", "trigger")
-_PAUSE_S = 2.0
+_PAUSE_S = 1.0
+"""Before the next stream: a coordinator, or what stands in its place, may end each one at once."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +61,7 @@ def events(
                     _show(session, after, data)
         except Transient as error:
             session.out.note(f"{error.detail}; coming back")
-            time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S)
 
 
 def _show(session: Session, place: str, data: bytes) -> None:

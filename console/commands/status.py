@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from console.answer import Answer, path_of
-from console.model import Agent, AtRisk, Caller, Horizon, Overview, Release
+from console.model import Agent, Caller, Release
+from console.pages import AtRisk, Horizon, Overview
 from console.render import Cell, Value, shorten
 from console.session import Session, command
 from console.times import relative

@@ -233,7 +233,7 @@ async def search(conn: Connection, scope: Scope, text: str, limit: int) -> tuple
     except InvalidInput:  # nothing but punctuation, or too much of it: no name is like that
         return [], False
     where = Window(limit, 0, None, 1, store.LISTING.default_order)
-    rows = (await store.LISTING.read(conn, where, wanted, scope)).found
+    rows = await store.LISTING.first(conn, where, wanted, scope)
     return rows[:limit], len(rows) > limit
 
 

@@ -52,16 +52,32 @@ class SearchedListing(Listing):
         values.append(wanted[self.words])
         found = self.filters[self.words].format(f"${len(values)}")
         conditions = rest, found
-        rows, known = await self._page(conn, where, conditions, values), None
-        if len(rows) <= where.limit:
-            known = await self._known(conn, str(values[-1]))
-            rows = await self._page(conn, where, conditions, *self._elsewhere(where, rest, values, known))
+        rows, known = await self._found(conn, where, conditions, values)
         if self._is_end(where, rows):
             return Rows(rows, where.offset + len(rows))
         if known is not None and known.share <= _COMMON:
             return Rows(rows, await self._count(conn, conditions, *self._indexed(values, known.words)))
         narrowed = scope != EVERYTHING or any(others[name] is not None for name in others if name not in self.plain)
         return Rows(rows, await self._total(conn, conditions, values, narrowed=narrowed))
+
+    async def first(
+        self, conn: Connection, where: Window, wanted: Mapping[str, object], scope: Scope = EVERYTHING
+    ) -> list[Record]:
+        """Return the rows of a window of a search; how many there are in all is not asked."""
+        rest, values = self.matching({**wanted, self.words: None}, scope)
+        values.append(wanted[self.words])
+        rows, _ = await self._found(conn, where, (rest, self.filters[self.words].format(f"${len(values)}")), values)
+        return rows
+
+    async def _found(
+        self, conn: Connection, where: Window, conditions: tuple[str, str], values: list[object]
+    ) -> tuple[list[Record], _Known | None]:
+        """Return the rows of a window, and what had to be known of the search for that."""
+        rows = await self._page(conn, where, conditions, values)
+        if len(rows) > where.limit:
+            return rows, None
+        known = await self._known(conn, str(values[-1]))
+        return await self._page(conn, where, conditions, *self._elsewhere(where, conditions[0], values, known)), known
 
     async def _page(
         self, conn: Connection, where: Window, conditions: tuple[str, str], values: Sequence[object], source: str = ""

@@ -88,7 +88,7 @@ class MapTarget(msgspec.Struct):
 
 
 class MapAgent(msgspec.Struct):
-    """An agent with its targets by name: the first fifty of ``targets_total``."""
+    """An agent with its targets by name: the first twenty of ``targets_total``."""
 
     id: str
     name: str

@@ -15,7 +15,6 @@ from coordinator.database.listing import Scope
 from coordinator.overview import store
 from coordinator.stats import service as stats
 
-MOST_AT_RISK = 100
 Risk = Literal["expired", "revoked", "failing", "renewal is off", "agent is away", "not renewed yet", "not served"]
 
 
@@ -92,9 +91,9 @@ async def at_risk(conn: Connection, scope: Scope, now: datetime, until: datetime
     risks = [
         AtRisk(**msgspec.structs.asdict(stand(row, status)), why=why)
         for row, status in found
-        if (why := reasons(status, away)) and (status.expires_at is None or status.expires_at < until)
+        if (why := reasons(status, away))
     ]
-    return sorted(risks, key=lambda risk: (risk.expires_at or until, risk.id))[:MOST_AT_RISK]
+    return sorted(risks, key=lambda risk: (risk.expires_at or until, risk.id))
 
 
 def reasons(status: Status, away: set[str]) -> list[Risk]:
@@ -140,10 +139,10 @@ async def search(conn: Connection, scope: Scope, text: str, limit: int) -> Found
     if more:
         found.more.append("certificate")
     others: dict[Literal["target", "agent", "issuer", "owner"], list[Row]] = {
-        "target": await store.named(conn, "targets", "type", "archived_at IS NULL", text, limit),
-        "agent": await store.named(conn, "agents", "hostname", "retired_at IS NULL", text, limit),
-        "issuer": await store.named(conn, "issuers", "type", "true", text, limit),
-        "owner": await store.owners_named(conn, scope, text, limit),
+        "target": await store.named(conn, "targets", "type", scope, text, limit),
+        "agent": await store.named(conn, "agents", "hostname", scope, text, limit),
+        "issuer": await store.named(conn, "issuers", "type", scope, text, limit),
+        "owner": await store.named(conn, "owners", "team_id", scope, text, limit),
     }
     for kind, rows in others.items():
         found.hits += [Hit(kind, row["id"], row["name"], row["detail"]) for row in rows[:limit]]

@@ -12,10 +12,10 @@ from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Scope, Sort, within
 
-MOST_TARGETS = 50
+MOST_TARGETS = 20
 """Targets of one agent on the map."""
-LOOKED_AT = 200
-"""Certificates of each kind of trouble that are looked at."""
+LOOKED_AT, MOST_AT_RISK = 200, 100
+"""Certificates of each kind of trouble that are looked at, and of all kinds that are shown."""
 AGENTS = Listing(
     """id, name, os, last_seen_at, enrolled_at,
       last_seen_at > now() - interval '2 minutes' AS online,
@@ -76,7 +76,7 @@ async def pending_approvals(conn: Connection, scope: Scope) -> int:
 
 
 async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetime) -> list[str]:
-    """Return certificates that may be at risk: the worst of each kind, by the index of each."""
+    """Return certificates at risk, what ends first before all: the worst of each kind, by the index of each."""
     values: list[object] = [now, until]
     seen = within(scope, values, "certificates")
     issued = f"SELECT id FROM certificates WHERE NOT archived AND standing = 'issued' AND {seen}"
@@ -87,7 +87,7 @@ async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetim
     )
     rows = await conn.fetch(
         f"""
-        SELECT DISTINCT id FROM (
+        SELECT id FROM certificates WHERE (expires_at < $2 OR expires_at = 'infinity') AND id IN (
           ({issued} AND expires_at <= $1 ORDER BY archived, expires_at DESC, id DESC LIMIT {LOOKED_AT})
           UNION ALL
           ({issued} AND renew_at <= $1 AND expires_at > $1 ORDER BY archived, renew_at, id LIMIT {LOOKED_AT})
@@ -97,8 +97,9 @@ async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetim
           UNION ALL {unserved}
           UNION ALL
           (SELECT certificate_id FROM holders JOIN certificates ON certificates.id = certificate_id
-           WHERE failures > 0 AND NOT archived AND {seen} LIMIT {LOOKED_AT})
-        ) AS found
+           JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
+           WHERE failures > 0 AND failures > max_retries AND NOT archived AND {seen} LIMIT {LOOKED_AT})
+        ) ORDER BY expires_at, id LIMIT {MOST_AT_RISK}
         """,
         *values,
     )
@@ -137,34 +138,29 @@ async def targets_of(conn: Connection, agent_ids: Sequence[str], scope: Scope, n
 
 
 _LAST = chr(0x10FFFF)
+_IN_SERVICE = {"targets": "archived_at IS NULL", "agents": "retired_at IS NULL", "issuers": "true"}
 
 
-async def named(conn: Connection, table: str, extra: str, condition: str, text: str, limit: int) -> list[Row]:
-    """Return rows of a table whose name begins with a text, or whose id it is; ``extra`` is what more they are told."""
+async def named(conn: Connection, table: str, extra: str, scope: Scope, text: str, limit: int) -> list[Row]:
+    """Return rows of a table whose id a text is, or whose name begins with it, one more than the limit if there is.
+
+    ``extra`` is what more they are told by. People are found within a scope's teams, other things belong to none.
+    """
+    values: list[object] = [text, _LAST]
+    teams = within(Scope(scope.teams), values) if table == "owners" else _IN_SERVICE[table]
+    rows = f"SELECT id, name, {extra} AS detail FROM {table} WHERE {teams}"
     # Compared byte by byte, as in the index, whatever the database's collation says of the order of letters.
     return await conn.fetch(
         f"""
-        SELECT id, name, {extra} AS detail FROM {table}
-        WHERE {condition} AND (id = $1 OR lower(name) ~>=~ lower($1) AND lower(name) ~<~ (lower($1) || $2))
-        ORDER BY lower(name) USING ~<~, id LIMIT {limit + 1}
+        SELECT id, name, detail FROM (
+          (SELECT *, 0 AS place, '' AS key FROM ({rows} AND id = $1) AS exact)
+          UNION ALL
+          (SELECT *, 1, lower(name) FROM (
+            {rows} AND lower(name) ~>=~ lower($1) AND lower(name) ~<~ (lower($1) || $2) AND id <> $1
+            ORDER BY lower(name) USING ~<~ LIMIT {limit + 1}) AS beginning)
+        ) AS found ORDER BY place, key, id LIMIT {limit + 1}
         """,
-        text,
-        _LAST,
-    )
-
-
-async def owners_named(conn: Connection, scope: Scope, text: str, limit: int) -> list[Row]:
-    """Return owners whose name begins with a text, or whose id it is, within a scope's teams."""
-    return await conn.fetch(
-        f"""
-        SELECT id, name, team_id AS detail FROM owners
-        WHERE ($3::text[] IS NULL OR team_id = ANY($3))
-          AND (id = $1 OR lower(name) ~>=~ lower($1) AND lower(name) ~<~ (lower($1) || $2))
-        ORDER BY lower(name) USING ~<~, id LIMIT {limit + 1}
-        """,
-        text,
-        _LAST,
-        None if scope.teams is None else list(scope.teams),
+        *values,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from console.commands import look
 from tests.console import samples
 from tests.console.conftest import Certctl
 from tests.console.double import Answering, Asked, Double, Reply, page, problem
@@ -278,3 +279,28 @@ def test_notifications_are_marked_and_sent_again(certctl: Certctl, double: Doubl
     certctl("notifications", "list", "--unread", "--status", "dead", "--type", "certificate_failing")
     wanted = {"status": "dead", "type": "certificate_failing", "unread": "true"}
     assert double.asked[-1].query == {**wanted, "page_size": "50"}
+
+
+def test_events_are_followed_from_one_stream_to_the_next(
+    certctl: Certctl, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "_PAUSE_S", 0.0)
+    event = {"id": 7, "at": samples.at(), "action": "certificate.due", "resource_type": "certificate"}
+    data = json.dumps({**event, "resource_id": "mc-api", "details": {"cause": "it is time"}})
+    stream = f"retry: 2000\n\n: alive\nid: 1.2.0\n\nid: 1.2.7\ndata: {data}\n\nevent: reset\nid: 2.1.0\ndata: {{}}\n\n"
+    answers = [stream.encode(), stream.encode()]
+
+    def answer(_asked: Asked) -> tuple[int, object]:
+        return (200, answers.pop()) if answers else problem(401, "unauthenticated", "this key was switched off")
+
+    double.on("GET", "/api/v1/events", answer)
+    result = certctl("events", "--about", "mc-api")
+    assert result.exit_code == 3
+    assert result.stdout.count("certificate.due") == 2
+    assert "mc-api" in result.stdout
+    assert "it is time" in result.stdout
+    assert "another one" in result.stderr
+    assert [asked.query for asked in double.asked if asked.path == "/api/v1/events"] == [{"resource_id": "mc-api"}] * 3
+    answers.append(stream.encode())
+    lines = certctl("events", "--json").stdout.splitlines()
+    assert json.loads(lines[0])["place"] == "1.2.7"

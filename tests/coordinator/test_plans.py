@@ -181,6 +181,17 @@ async def test_numbers_and_pages_of_a_part_read_no_big_table_either(
                     assert await scans(large, statement) == [], statement.sql
 
 
+@pytest.mark.parametrize("text", ["api", "site-1", "tgt-17", "nothingofthekind"])
+async def test_a_search_walks_past_nothing(large: World, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """No plan filters a big index from end to end; only the newest certificates are looked through for words."""
+    for statement in await asked(large, monkeypatch, "search", q=text):
+        async with large.ctx.db.connection() as conn:
+            said = await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *statement.arguments)
+        for node in nodes(json.loads(said)[0]["Plan"]):
+            passed = node.get("Rows Removed by Filter", 0) + node["Actual Rows"]
+            assert passed <= (searching.NEAR if "search @@" in statement.sql else 1000), statement.sql
+
+
 @pytest.mark.parametrize("scope", [EVERYTHING, Scope(("team-0",)), Scope(None, ("lab",))])
 async def test_events_are_read_from_their_place(large: World, monkeypatch: pytest.MonkeyPatch, scope: Scope) -> None:
     told = list[Statement]()
