@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Context:
     kept_state: Kept[State] = field(default_factory=Kept)
     provider: Provider | None = None
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)
+    opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Key stores that are opened at once, see ``certificates.opening``."""
     budgets: Budgets = field(init=False)
 
     def __post_init__(self) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
 from coordinator.audit import service as audit
 from coordinator.certificates import store, wishes
+from coordinator.certificates.opening import open_pkcs12
 from coordinator.certificates.service import Caller
 from coordinator.certificates.status import IMPORTED
 from coordinator.certificates.views import Owned
+from coordinator.context import Context
 from coordinator.database import driver
 from coordinator.database.connection import Transaction
 from coordinator.issuance import service as issuance
@@ -27,7 +29,7 @@ from coordinator.profiles.service import Profile
 from coordinator.web.scope import check_inside
 from coordinator.web.table import Call, NoQuery, Permission, Route
 from core import marks
-from core.bundles import MOST_ENTRIES, Entry, read_keystore, read_pem, read_pkcs12
+from core.bundles import MOST_ENTRIES, Entry, read_keystore, read_pem
 from core.crash import crash_point
 from core.errors import Conflict, InvalidInput
 from core.foreign import Foreign, chain_of, read_foreign
@@ -83,7 +85,7 @@ async def take_in(call: Call[Import, NoQuery]) -> Imported:
     profile = await profiles.get(tx, body.profile_id)
     if profile is None:
         raise InvalidInput.of("profile_id", f"there is no profile {body.profile_id}")
-    found = await asyncio.to_thread(_read, body)
+    found = await _read(call.ctx, body)
     authorities = [fact for _, fact in found if isinstance(fact, Foreign) and fact.is_authority]
     await issuance.keep_authorities(tx, [(each.fingerprint, each.der) for each in authorities])
     entries = await _sorted_out(call, found)
@@ -106,17 +108,19 @@ async def take_in(call: Call[Import, NoQuery]) -> Imported:
     return _counted([told for told, _ in entries])
 
 
-def _read(body: Import) -> list[tuple[Entry, Foreign | str]]:
+async def _read(ctx: Context, body: Import) -> list[tuple[Entry, Foreign | str]]:
     """Return the entries of the file, each with what it says, or why that cannot be read."""
-    readers: dict[str, Callable[[], list[Entry]]] = {
-        "pem": lambda: read_pem(body.pem or ""),
-        "pkcs12": lambda: read_pkcs12(body.pkcs12 or b"", Secret(body.password)),
-        "jks": lambda: read_keystore(body.jks or b"", Secret(body.password)),
-    }
-    given = [name for name in readers if getattr(body, name) is not None]
+    given = [name for name in ("pem", "pkcs12", "jks") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InvalidInput.of("pem", "or pkcs12, or jks: give exactly one of them")
-    return [(entry, _facts(entry)) for entry in readers[given[0]]()]
+    password = Secret(body.password)
+    if body.pkcs12 is not None:
+        entries = await open_pkcs12(ctx, body.pkcs12, password)
+    elif body.jks is not None:
+        entries = await asyncio.to_thread(read_keystore, body.jks, password)
+    else:
+        entries = await asyncio.to_thread(read_pem, body.pem or "")
+    return await asyncio.to_thread(lambda: [(entry, _facts(entry)) for entry in entries])
 
 
 def _facts(entry: Entry) -> Foreign | str:

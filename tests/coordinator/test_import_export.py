@@ -11,7 +11,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
@@ -138,6 +138,36 @@ async def test_key_stores_are_read_with_their_password_which_nobody_hears(
     assert "changeit" not in told.out + told.err
     assert "wrong-horse" not in told.out + told.err
     assert await world.value("SELECT count(*) FROM audit_events WHERE details::text LIKE '%changeit%'") == 0
+
+
+def pkcs12_of(ca: trustme.CA, password: str) -> bytes:
+    made = ca.issue_cert("a.test")
+    leaf = x509.load_pem_x509_certificate(made.cert_chain_pems[0].bytes())
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    root = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    encryption = serialization.BestAvailableEncryption(password.encode())
+    return pkcs12.serialize_key_and_certificates(b"site", key, leaf, [root], encryption)
+
+
+async def test_pkcs12_is_opened_and_its_key_dropped(world: World, ca: trustme.CA) -> None:
+    body = {"pkcs12": base64.b64encode(pkcs12_of(ca, "horse")).decode(), "password": "horse"}
+    assert outcomes(await world.post(IMPORT, body)) == ["dropped", "imported", "authority"]
+    problem(await world.call("POST", IMPORT, json={**body, "password": "donkey"}), 400, "pkcs12")
+
+
+async def test_a_file_that_asks_for_endless_work_is_given_up(world: World, ca: trustme.CA) -> None:
+    data = pkcs12_of(ca, "horse")
+    # The rounds of the MAC, which stand at the very end (RFC 7292 section 4), become two thousand million.
+    rounds = data[-4:]
+    assert rounds[:2] == b"\x02\x02"
+    mac = next(at for at in range(4, len(data)) if data[at] == 0x30 and at + 2 + data[at + 1] == len(data))
+    inner = data[mac + 2 : -4] + b"\x02\x04\x7f\xff\xff\xff"
+    content = data[4:mac] + bytes([0x30, len(inner)]) + inner
+    endless = b"\x30\x82" + len(content).to_bytes(2) + content
+    body = {"pkcs12": base64.b64encode(endless).decode(), "password": "horse"}
+    refused = await world.call("POST", IMPORT, json=body)
+    assert "fewer rounds" in problem(refused, 400, "pkcs12")["detail"]
 
 
 @pytest.mark.parametrize(

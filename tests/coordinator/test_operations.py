@@ -225,6 +225,9 @@ async def test_rules_and_references_hold_for_many_as_for_one(world: World) -> No
     refused = await end(world, await begin(world, "reassign", {**body, "owner_id": "o-mute"}))
     assert (refused["failed"], refused["succeeded"]) == (2, 0)
     assert "rule 'Owner'" in (await items(world, refused))["mc-many-1"][1]
+    # What was refused for one is undone for this one alone.
+    assert await world.value("SELECT max(revision) FROM certificates WHERE owner_id = 'default'") == 1
+    assert await world.value("SELECT count(*) FROM policy_violations") == 0
     taken = await end(world, await begin(world, "reassign", {**body, "owner_id": "o-ada"}))
     assert taken["succeeded"] == 2
 
