@@ -30,6 +30,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{base64.b32hexencode(uuid7()).decode().rstrip('=').lower()}"
 
 
+def chosen_pattern(prefix: str) -> str:
+    """Return what ``check_chosen`` takes, as a pattern for JSON schemas."""
+    return f"^{prefix}-{_CHOSEN.pattern.replace('(?:', '(')}$"
+
+
 def check_chosen(prefix: str, value: str, *, field: str = "id") -> str:
     """Return ``value`` if it may be the id of a new resource with this ``prefix``, else raise ``InvalidInput``."""
     rest = value.removeprefix(f"{prefix}-")

@@ -142,6 +142,7 @@ ROUTES = [
         None,
         query=ExportQuery,
         errors=(NotFound, TooManyRequests),
-        content_type="application/octet-stream",
+        content_type=PEM,
+        other_content_types=tuple(kind for kind, _ in _TYPES.values() if kind != PEM),
     ),
 ]

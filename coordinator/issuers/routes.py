@@ -89,7 +89,7 @@ class IssuerQuery(PageQuery):
     q: str | None = None
 
 
-CreateIssuer = body_with_id(IssuerBody, "CreateIssuer")
+CreateIssuer = body_with_id(IssuerBody, "CreateIssuer", "iss")
 IssuerPatch = patch_of(IssuerBody)
 
 

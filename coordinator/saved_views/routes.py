@@ -56,7 +56,7 @@ class SavedViewQuery(PageQuery):
     mine: bool | None = None
 
 
-CreateSavedView = body_with_id(SavedViewBody, "CreateSavedView")
+CreateSavedView = body_with_id(SavedViewBody, "CreateSavedView", _PREFIX)
 SavedViewPatch = patch_of(SavedViewBody)
 
 

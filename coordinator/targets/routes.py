@@ -68,7 +68,7 @@ class StillBound(msgspec.Struct):
     certificate_id: str
 
 
-CreateTarget = body_with_id(TargetBody, "CreateTarget")
+CreateTarget = body_with_id(TargetBody, "CreateTarget", "tgt")
 TargetPatch = patch_of(TargetBody)
 
 

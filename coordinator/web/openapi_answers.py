@@ -104,8 +104,7 @@ def _content(route: Route, schemas: Schemas) -> dict[str, Any]:
     if route.status in {HTTPStatus.NO_CONTENT, HTTPStatus.FOUND}:
         return {}
     if route.response is None:
-        text = route.content_type.startswith(("text/", "application/x-pem"))
-        return {route.content_type: {"schema": _json_or_bytes(route, text=text)}}
+        return {kind: {"schema": _json_or_bytes(kind)} for kind in (route.content_type, *route.other_content_types)}
     schema = schemas[route.response]
     content: dict[str, Any] = {route.content_type: {"schema": schema, **examples.reference(schema)}}
     if get_origin(route.response) is Page:
@@ -113,10 +112,11 @@ def _content(route: Route, schemas: Schemas) -> dict[str, Any]:
     return content
 
 
-def _json_or_bytes(route: Route, *, text: bool) -> dict[str, Any]:
-    if route.content_type == "application/json":
+def _json_or_bytes(content_type: str) -> dict[str, Any]:
+    if content_type == "application/json":
         return {"type": "object"}
-    return {"type": "string"} if text else {"type": "string", "contentMediaType": route.content_type}
+    text = content_type.startswith("text/") or "pem" in content_type
+    return {"type": "string"} if text else {"type": "string", "contentMediaType": content_type}
 
 
 def _has_revision(response: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -25,7 +25,7 @@ from coordinator.web.paging import Page, PageQuery, Shape, plain, read_page
 from coordinator.web.problems import decode_error
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Strict
 from core.errors import Conflict, Forbidden, InvalidInput, NotFound, PreconditionFailed, Refused
-from core.ids import check_chosen, new_id
+from core.ids import check_chosen, chosen_pattern, new_id
 
 B = TypeVar("B", bound=Strict)
 V = TypeVar("V", bound=msgspec.Struct)
@@ -167,7 +167,7 @@ def routes_of(resource: Resource[Any, Any]) -> list[Route]:
     """Return the routes of a resource."""
     words, many, view = resource.words, resource.plural, resource.view
     article = "an" if words[0] in "aeiou" else "a"
-    new = body_with_id(resource.body, f"Create{view.__name__}")
+    new = body_with_id(resource.body, f"Create{view.__name__}", resource.id_prefix)
     one = f"{resource.path}/{{{resource.parameter}}}"
     changes = (NotFound, PreconditionFailed, Conflict, Refused)
     table = [
@@ -293,9 +293,10 @@ def _merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def body_with_id(body: type[Strict], name: str) -> type[msgspec.Struct]:
-    """Return the body of a POST: the same, and an id that may be chosen."""
-    made = msgspec.defstruct(name, [("id", str | None, None)], bases=(body,), kw_only=True)
+def body_with_id(body: type[Strict], name: str, prefix: str) -> type[msgspec.Struct]:
+    """Return the body of a POST: the same, and an id with this prefix that may be chosen."""
+    chosen = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": chosen_pattern(prefix)})]
+    made = msgspec.defstruct(name, [("id", chosen | None, None)], bases=(body,), kw_only=True)
     made.__doc__ = f"{body.__doc__ or ''}\n\n``id`` may be chosen."
     return made
 

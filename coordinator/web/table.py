@@ -195,6 +195,8 @@ class Route:
     status: int = 200
     errors: tuple[type[CertctlError], ...] = ()
     content_type: str = "application/json"
+    other_content_types: tuple[str, ...] = ()
+    """What ``Raw`` answers may be besides, as the query asks for it."""
     may_take_longer: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Header fields of its own that a request may have, and what they are for."""

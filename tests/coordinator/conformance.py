@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import ssl
 import subprocess
@@ -22,11 +23,11 @@ from typing import Any, NamedTuple, cast
 
 import httpx
 
-from benchmarks.lab.fleet import API, Coordinator
+from benchmarks.lab.fleet import Coordinator
 from benchmarks.lab.processes import stopped_at_the_end
 from coordinator.database import driver
 from coordinator.web.examples import BODIES
-from tests.coordinator.world import ENCRYPTION_KEY, FakeAgent, World, bearer, done
+from tests.coordinator.world import ENCRYPTION_KEY, FakeAgent, World, bearer, csr_for, done
 from tests.postgres import running_server
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -52,7 +53,7 @@ def examine(dsn: str, folder: Path, *options: str) -> Examined:
     with stopped_at_the_end([coordinator.process]):
         coordinator.start()
         with coordinator.api(KEY) as api, guesses_given_back(dsn):
-            ran = _schemathesis(coordinator, *furnish(api, coordinator), options)
+            ran = _schemathesis(coordinator, asyncio.run(furnish(coordinator)), options)
             # Whoever is not let in any more finds no faults either.
             api.get("/api/v1/auth/check")
     return Examined(ran.returncode, ran.stdout, coordinator.process.log.read_text(errors="replace"))
@@ -79,40 +80,100 @@ def guesses_given_back(dsn: str) -> Iterator[None]:
         giver.join()
 
 
-def furnish(api: API, coordinator: Coordinator) -> tuple[FakeAgent, FakeAgent]:
-    """Make what the document's examples name, so that these find it; return two agents with a session."""
-    agent, other = asyncio.run(_agents(coordinator))
-    api.post("/api/v1/teams", {"id": "team-web", "name": "Web"})
-    api.post("/api/v1/owners", {"id": "o-ada", "name": "Ada", "team_id": "team-web"})
-    api.post("/api/v1/agent-groups", {"id": "grp-edge", "name": "Edge", "match_os": "linux"})
-    api.post("/api/v1/policies", {**BODIES["CreatePolicy"], "id": "pol-owner", "enforce": "warn"})
-    api.post("/api/v1/targets", {**BODIES["CreateTarget"], "agent_id": agent.id})
-    api.post("/api/v1/views", BODIES["CreateSavedView"])
-    api.post("/api/v1/certificates", {"id": "mc-www", "common_name": "www.example.com", "target_ids": ["tgt-web"]})
-    return agent, other
+class Furnished(NamedTuple):
+    """Two agents with a session, and ids of what there is by the parameter that names it in a path."""
+
+    agent: FakeAgent
+    other: FakeAgent
+    ids: dict[str, list[Any]]
 
 
-async def _agents(coordinator: Coordinator) -> tuple[FakeAgent, FakeAgent]:
+async def furnish(coordinator: Coordinator) -> Furnished:
+    """Make one of everything, under the ids that the document's examples have, so that these find it."""
     context = ssl.create_default_context(cafile=coordinator.ca_path)
     async with httpx.AsyncClient(base_url=coordinator.url, verify=context, trust_env=False) as http:
+
+        async def post(path: str, **body: Any) -> Any:
+            return done(await http.post(f"/api/v1/{path}", headers=bearer(KEY), json=body))
+
+        async def ids(path: str, field: str = "id") -> list[Any]:
+            page = done(await http.get(f"/api/v1/{path}", headers=bearer(KEY), params={"per_page": 9}))
+            return [row[field] for row in page["data"]]
+
         world = cast("World", SimpleNamespace(http=http))
-        pair = FakeAgent(world, "conformance"), FakeAgent(world, "other")
-        for agent in pair:
-            token = done(await http.post("/api/v1/enrollment-tokens", headers=bearer(KEY)))["token"]
-            done(await agent.enroll(token))
-            await agent.sign_in()
-        return pair
+        agent, other = FakeAgent(world, "conformance"), FakeAgent(world, "other")
+        for each in (agent, other):
+            done(await each.enroll((await post("enrollment-tokens"))["token"]))
+            await each.sign_in()
+        await post("teams", id="team-web", name="Web")
+        await post("owners", id="o-ada", name="Ada", team_id="team-web")
+        await post("agent-groups", id="grp-edge", name="Edge", match_os="linux")
+        await post("policies", **{**BODIES["CreatePolicy"], "id": "pol-owner", "enforce": "warn"})
+        await post("targets", **{**BODIES["CreateTarget"], "agent_id": agent.id})
+        await post("certificates", id="mc-www", common_name="www.example.com", target_ids=["tgt-web"])
+        await agent.work()
+        await post("profiles", id="prof-asks", name="asks", max_lifetime_s=86400, requires_approval=True)
+        await post(
+            "certificates", id="mc-asks", common_name="asks.example.com", agent_id=agent.id, profile_id="prof-asks"
+        )
+        item = await agent.item()
+        done(await agent.submit(item, csr_for(item)))
+        key = await post("api-keys", name="ci", role="viewer")
+        view = await post("views", **BODIES["CreateSavedView"])
+        begun = await post("certificates/bulk-renew", filter={"q": "nothing"}, dry_run=True)
+        found = {
+            "team_id": ["team-web"],
+            "owner_id": ["o-ada"],
+            "agent_group_id": ["grp-edge"],
+            "policy_id": ["pol-owner"],
+            "target_id": ["tgt-web"],
+            "certificate_id": ["mc-www", "mc-asks"],
+            "version_id": await ids("certificates/mc-www/versions"),
+            "job_id": await ids("jobs"),
+            "run_id": await ids("jobs", "run_id"),
+            "approval_id": await ids("approvals"),
+            "key_id": [key["id"]],
+            "token_id": await ids("enrollment-tokens"),
+            "view_id": [view["id"]],
+            "operation_id": [begun["snapshot"]],
+            "event_id": await ids("audit"),
+            "profile_id": ["prof-default", "prof-asks"],
+            "renewal_policy_id": ["rp-default"],
+            "issuer_id": ["iss-local"],
+            "loop_name": ["renewal_check"],
+        }
+        return Furnished(agent, other, found)
 
 
-def _schemathesis(coordinator: Coordinator, agent: FakeAgent, other: FakeAgent, options: tuple[str, ...]) -> Any:
-    argv = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color", "run"]
-    argv += [f"{coordinator.url}/api/v1/openapi.json", "--tls-verify", str(coordinator.ca_path), *options]
+def _schemathesis(coordinator: Coordinator, furnished: Furnished, options: tuple[str, ...]) -> Any:
+    argv = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "--config-file",
+        str(_config(coordinator, furnished)),
+        "--no-color",
+    ]
+    argv += ["run", f"{coordinator.url}/api/v1/openapi.json", "--tls-verify", str(coordinator.ca_path), *options]
+    agent, other = furnished.agent, furnished.other
     secrets = {"CERTCTL_API_KEY": KEY, "CERTCTL_AGENT_ID": agent.id, "CERTCTL_AGENT_TOKEN": agent.token}
     secrets["CERTCTL_OTHER_AGENT_ID"] = other.id
     # It also writes into the working directory.
     return subprocess.run(
         argv, env={**os.environ, **secrets}, cwd=coordinator.folder, capture_output=True, text=True, check=False
     )
+
+
+def _config(coordinator: Coordinator, furnished: Furnished) -> Path:
+    """Return the configuration with the ids that there are: half of the parameters are one of these."""
+    lines = [CONFIG.read_text(encoding="utf-8")]
+    for name, values in furnished.ids.items():
+        lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
+    lines += ["[parameters]"]
+    lines += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.5 }}' for name in furnished.ids]
+    path = coordinator.folder / "schemathesis.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def main() -> int:
