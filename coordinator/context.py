@@ -9,8 +9,8 @@ from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
-from coordinator.events.service import Streams
 from coordinator.encryption.naming import own_name
+from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
 from coordinator.metrics.state import State
 from coordinator.oidc.provider import Provider

@@ -369,6 +369,6 @@ async def test_b_metrics_need_no_key(world: World) -> None:
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    await metrics_app({"type": "http", "path": "/metrics", "method": "GET"}, None, send)
+    await metrics_app(world.ctx)({"type": "http", "path": "/metrics", "method": "GET"}, None, send)
     assert sent[0]["status"] == 200
     assert b"certctl_http_requests" in bytes(sent[1]["body"])  # type: ignore[call-overload]
