@@ -406,8 +406,8 @@ BY_ITSELF = (
         "silent-at-once",
         "a coordinator that starts after an outage tells of every agent that it is offline",
         "coordinator/agents/health.py",
-        "silent = [] if _not_before_s(ctx) else await store.take_silent(tx, _BATCH)",
-        "silent = await store.take_silent(tx, _BATCH)",
+        "silent: list[Row] = [] if _not_before_s(ctx) else await store.take_silent(tx, _BATCH)",
+        "silent: list[Row] = await store.take_silent(tx, _BATCH)",
         (f"{_LOOPS}an_agent_that_goes_silent_is_told_once_and_so_is_its_return",),
     ),
     Defect(
