@@ -62,8 +62,11 @@ class Keystore:
                 if not request.with_suffix("").exists():
                     request.unlink()
 
-    def request_for(self, item: IssuanceItem) -> PendingRequest:
-        """Return the job's CSR; the same one when it was made before and not answered."""
+    def request_for(self, item: IssuanceItem, given: Secret[bytes] | None = None) -> PendingRequest:
+        """Return the job's CSR; the same one when it was made before and not answered.
+
+        ``given`` is a key (PEM) to be used in place of a new one.
+        """
         folder = self._certificate_folder(item.certificate_id)
         with explained("keeping a private key"):
             make_private_folder(folder)
@@ -73,16 +76,16 @@ class Keystore:
                     return pending
                 path.unlink()
                 crash_point("keystore.request_dropped")
-        return self._new_request(folder, item)
+        return self._new_request(folder, item, given)
 
-    def _new_request(self, folder: Path, item: IssuanceItem) -> PendingRequest:
+    def _new_request(self, folder: Path, item: IssuanceItem, given: Secret[bytes] | None) -> PendingRequest:
         try:
             algorithm = keys.KeyAlgorithm(item.key_algorithm)
         except ValueError as error:
             problem = f"is {item.key_algorithm[:80]!r}, which this agent does not know"
             raise InvalidInput.of("key_algorithm", problem) from error
         started = time.perf_counter()
-        key = keys.generate(algorithm)
+        key = keys.generate(algorithm) if given is None else keys.from_pem(given)
         name = keys.spki_sha256(key.public_key())
         made = time.perf_counter()
         csr = build_csr(key, item.common_name, item.names)

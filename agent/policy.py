@@ -12,6 +12,10 @@ there is to say:
     # Types of target that this host takes. Default: every type this agent knows.
     allowed_target_types = ["nginx", "files"]
 
+    # Whether private keys that the coordinator made are used (its CERTCTL_KEYGEN_MODE=server). For demonstrations:
+    # whoever has such a coordinator has the keys. Default: false, the agent then makes its own all the same.
+    accept_coordinator_keys = false
+
     # Users and groups, by name or number, that installed files may be given to. Default: none, so that files keep the
     # owner of those they replace, or belong to the agent's user.
     allowed_owners = ["www-data"]
@@ -85,6 +89,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
     allowed_owners: tuple[str, ...] = ()
+    accept_coordinator_keys: bool = False
     actions: dict[str, Any] = {}
     services: dict[str, Any] = {}
 
@@ -96,6 +101,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
     allowed_owners: tuple[str, ...] = ()
+    accept_coordinator_keys: bool = False
     actions: dict[str, Action] = {}
     services: dict[str, Service] = {}
 
@@ -199,6 +205,7 @@ def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:
         allowed_paths=file.allowed_paths,
         allowed_target_types=file.allowed_target_types,
         allowed_owners=file.allowed_owners,
+        accept_coordinator_keys=file.accept_coordinator_keys,
         actions={name: _action(name, value, path) for name, value in file.actions.items()},
         services={name: _service(name, value, path) for name, value in file.services.items()},
     )

@@ -18,7 +18,7 @@ from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
 from agent.heads import HeadLog
 from agent.identity import Identity
-from agent.issuance import collect_answers, issue
+from agent.issuance import collect_answers, given_key, issue
 from agent.keystore import Keystore
 from agent.patience import Patience
 from agent.supervision import supervised
@@ -160,7 +160,8 @@ class Worker:
     async def _issue(self, item: IssuanceItem) -> bool:
         """Return whether the coordinator knows how it ended; so do the others below."""
         try:
-            state = await issue(item, self._keystore, self._client, self._stopping)
+            given = given_key(item, self._deployer.policy, self._identity.sealing)
+            state = await issue(item, self._keystore, self._client, self._stopping, given)
         except Gone as error:
             self._retire(error)
         except _NOT_OURS as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from dataclasses import dataclass, field
 
 from connectors.issuers.local import LocalIssuer
@@ -12,6 +10,7 @@ from coordinator.access.uses import Uses
 from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
+from coordinator.encryption.naming import own_name
 from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
 from coordinator.metrics.state import State
@@ -20,11 +19,6 @@ from coordinator.settings import Settings
 from coordinator.stats.service import AgentNumbers, Kept
 from core.clock import Clock
 from core.sealing import Sealer
-
-
-def own_name() -> str:
-    """Return a name for this process that no other has: host, process, a number."""
-    return f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
 
 
 @dataclass

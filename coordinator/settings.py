@@ -105,6 +105,7 @@ class Settings:
     lease: timedelta
     approval_timeout: timedelta
     loops: LoopSettings
+    keygen_mode: str
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
@@ -156,6 +157,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         lease=env.read("CERTCTL_JOB_LEASE", timedelta(minutes=3), _lease),
         approval_timeout=env.read("CERTCTL_JOB_AWAITING_APPROVAL_TIMEOUT", timedelta(hours=168), _patience),
         loops=loops.load(env),
+        keygen_mode=env.choice("CERTCTL_KEYGEN_MODE", "agent", ("agent", "server")),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),

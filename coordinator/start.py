@@ -25,6 +25,7 @@ from coordinator.database.migrations import migrate
 from coordinator.database.pool import OWNER_VARIABLE, VARIABLE, Database
 from coordinator.encryption import service as encryption
 from coordinator.files import alone_in, write_durably
+from coordinator.issuance import keymaking
 from coordinator.issuers import service as issuers
 from coordinator.loops import service as loops
 from coordinator.notifications import service as notifications
@@ -67,6 +68,8 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(watch.run(ctx)),
             asyncio.create_task(uses.run(ctx)),
         ]
+        for warning in keymaking.warnings(ctx):
+            log.warning("dangerous_setting", detail=warning)
         log.info("serving", url=settings.url, pki_url=settings.pki_url or "off", data_dir=str(settings.data_dir))
         try:
             await serving.serve_until_stopped(servers, on_stop=stop, on_reload=tls.reload)

@@ -79,7 +79,12 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"):
-    """Make a key and a CSR with exactly these names. ``traceparent`` is where its trace goes on, if there is one."""
+    """Make a key and a CSR with exactly these names.
+
+    ``sealed_key`` is empty, or a key (PKCS#8 PEM) that the coordinator made, for this agent alone (``core.hpke``): an
+    agent whose host allows that may use it, every other makes its own. ``traceparent`` is where its trace goes on, if
+    there is one.
+    """
 
     job_id: str
     lease_epoch: int
@@ -88,6 +93,7 @@ class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"
     names: tuple[Name, ...]
     key_algorithm: str
     traceparent: str = ""
+    sealed_key: bytes = b""
 
 
 class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):

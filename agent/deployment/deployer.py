@@ -73,6 +73,11 @@ class Deployer:
         self._services: defaultdict[tuple[str, str], _Service] = defaultdict(_Service)
         self._slots = trio.CapacityLimiter(parallel)
 
+    @property
+    def policy(self) -> HostPolicy:
+        """Return the rules in force."""
+        return self._policy
+
     def take_policy(self, policy: HostPolicy) -> None:
         """Go by other rules from the next deployment on."""
         self._policy = policy

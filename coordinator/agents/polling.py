@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from coordinator.agents import store
+from coordinator.issuance import keymaking
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
 from coordinator.web.table import Later
@@ -171,6 +173,9 @@ class Poll(Later):
                     return ()
             async with self._ctx.db.transaction() as tx:
                 items = await jobs.claim(tx, agent_id, boot, held, self._ctx.settings.lease)
+                if items and keymaking.is_on(self._ctx):
+                    (agent,) = await store.sealing_keys(tx, [agent_id])
+                    items = await keymaking.with_keys(tx, agent["sealing_key"], items)
                 self._next_s = None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
         if items:
             crash_point("lease.claim_committed")

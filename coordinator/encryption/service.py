@@ -17,6 +17,7 @@ from coordinator.audit import sealing as audit
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.sealed import SealedColumn
 from coordinator.encryption import store
+from coordinator.encryption.naming import is_gone
 from coordinator.idempotency import service as idempotency
 from coordinator.issuers import service as issuers
 from coordinator.server_tls import service as server_tls
@@ -54,7 +55,7 @@ async def say(ctx: Context, conn: Connection) -> None:
 
 async def _choose(ctx: Context, conn: Connection) -> bool:
     """Seal with the new key when all who run know it; say whether they do."""
-    behind = [row["id"] for row in await store.running(conn) if ctx.sealer.current not in row["keys"]]
+    behind = [name for name, keys in (await running(conn)).items() if ctx.sealer.current not in keys]
     if ctx.sealer.choose(current=not behind):
         if behind:
             remedy = "restart these with both keys, or end them"
@@ -125,4 +126,4 @@ async def totals(conn: Connection) -> dict[str, int]:
 
 async def running(conn: Connection) -> dict[str, list[str]]:
     """Return the coordinators that run, with the ids of the keys that they know."""
-    return {row["id"]: list(row["keys"]) for row in await store.running(conn)}
+    return {row["id"]: list(row["keys"]) for row in await store.running(conn) if not is_gone(row["id"])}

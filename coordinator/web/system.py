@@ -6,15 +6,17 @@ from importlib import metadata
 
 import msgspec
 
+from coordinator.issuance import keymaking
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
 from core.errors import NotFound
 from core.wire import PROTOCOL_VERSION
 
 
 class Health(msgspec.Struct):
-    """The process answers."""
+    """The process answers; ``warnings`` say what must not stay as it is."""
 
     status: str
+    warnings: list[str]
 
 
 class Ready(msgspec.Struct):
@@ -31,9 +33,9 @@ class ServerVersion(msgspec.Struct):
     protocol: int
 
 
-async def health(_call: Call[NoBody, NoQuery]) -> Health:
+async def health(call: Call[NoBody, NoQuery]) -> Health:
     """Say that the process is alive, whatever the database does."""
-    return Health("healthy")
+    return Health("healthy", keymaking.warnings(call.ctx))
 
 
 async def ready(call: Call[NoBody, NoQuery]) -> Ready:

@@ -14,6 +14,7 @@ from agent.deployment.outcome import DeploymentOutcome
 from agent.heads import HeadLog
 from agent.identity import Identity
 from agent.keystore import Keystore
+from agent.policy import HostPolicy
 from agent.work import Worker
 from core import keys
 from core.names import parse_name
@@ -27,6 +28,7 @@ class Hands(Deployer):
     """Takes part in nothing: what a job's end is stands in ``ends``, and jobs in ``blocked`` wait for their event."""
 
     def __init__(self) -> None:
+        self._policy = HostPolicy()
         self.begun: list[str] = []
         self.keys: dict[str, Secret[bytes]] = {}
         self.ends: dict[str, DeploymentOutcome | Exception] = {}

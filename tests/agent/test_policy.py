@@ -54,7 +54,12 @@ def test_the_documented_example_is_a_file_that_is_read(tmp_path: Path) -> None:
     assert policy.service("files", "mail").reload_action == "reload-mail"
     known = set(Service.__struct_fields__) - {"name"}
     told = {line.split(" = ")[0].strip() for line in example.splitlines() if " = " in line and line[0] != "#"}
-    assert known | set(Action.__struct_fields__) | {"allowed_paths", "allowed_target_types", "allowed_owners"} == told
+    assert (
+        known
+        | set(Action.__struct_fields__)
+        | {"allowed_paths", "allowed_target_types", "allowed_owners", "accept_coordinator_keys"}
+        == told
+    )
 
 
 def test_defaults_without_the_file(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from coordinator.encryption import naming, store
 from coordinator.encryption import service as encryption
-from coordinator.encryption import store
 from core.errors import Misconfigured
 from tests.coordinator.test_program import run
 from tests.coordinator.world import ENCRYPTION_KEY, KEYS, World, bearer, done, open_world, problem, variables
@@ -158,3 +160,13 @@ async def test_the_command_shows_how_far_it_has_come(fleet: Fleet, database_url:
     after = await asyncio.to_thread(run, environment, "keys")
     assert (after.returncode, "all is under the current key" in after.stdout) == (0, True)
     assert ENCRYPTION_KEY not in before.stdout + before.stderr
+
+
+def test_a_process_of_this_host_that_is_gone_is_not_waited_for() -> None:
+    own = naming.own_name()
+    assert not naming.is_gone(own)
+    host, _, number = own.split("/")
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert naming.is_gone(f"{host}/{child.pid}/{number}")
+    assert not naming.is_gone(f"{host}1/{child.pid}/{number}"), "of another host nobody knows"

@@ -169,7 +169,7 @@ def test_it_has_an_authority_of_its_own_that_outlives_it(own: Coordinator) -> No
 def test_its_listeners_answer_what_is_theirs_and_a_stop_is_clean(own: Coordinator) -> None:
     context = ssl.create_default_context(cafile=own.ca_path)
     with httpx.Client(verify=context, trust_env=False) as http:
-        assert http.get(f"{own.url}/health").json() == {"status": "healthy"}
+        assert http.get(f"{own.url}/health").json() == {"status": "healthy", "warnings": []}
         assert http.head(f"{own.url}/health").content == b""
         assert http.get(f"{own.pki_url}/.well-known/pki/crl/iss-local").is_success
         assert http.get(f"{own.pki_url}/health").status_code == 404

@@ -127,6 +127,48 @@ class Visitor(threading.Thread):
                     self.over.wait(0.05)
 
 
+class Editor(threading.Thread):
+    """Makes, changes and replaces teams and owners without a pause, and keeps what it was told that they are."""
+
+    def __init__(self, platform: Platform) -> None:
+        super().__init__()
+        self.answered: dict[str, dict[str, object]] = {}
+        self.problems: list[str] = []
+        self.over = threading.Event()
+        self._platform = platform
+
+    def run(self) -> None:
+        """Edit: each thing is made under an Idempotency-Key and changed under its tag."""
+        with self._platform.api() as api:
+            number = 0
+            while not self.over.is_set():
+                number += 1
+                try:
+                    self._round(api.http, number)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the test tells it
+                    self.problems.append(f"{type(error).__name__}: {error}")
+
+    def _round(self, http: httpx.Client, number: int) -> None:
+        for kind, more in (("teams", {}), ("owners", {"email": "ada@example.com"})):
+            body = {"name": f"{kind} {number}", **more}
+            made = self._answer(
+                http.post(f"/api/v1/{kind}", json=body, headers={"Idempotency-Key": f"{kind}-{number}"})
+            )
+            path = f"/api/v1/{kind}/{made['id']}"
+            self._answer(http.patch(path, json={"name": f"{body['name']} patched"}, headers={"If-Match": '"1"'}), path)
+            self._answer(
+                http.put(path, json={**body, "name": f"{body['name']} put"}, headers={"If-Match": '"2"'}), path
+            )
+        self.over.wait(0.05)
+
+    def _answer(self, response: httpx.Response, path: str = "") -> dict[str, object]:
+        assert response.is_success, f"{response.request.method} {response.request.url}: {response.text}"
+        found: dict[str, object] = response.json()
+        if path:
+            self.answered[path] = found
+        return found
+
+
 def _replace(replica: Coordinator, platform: Platform) -> None:
     """Stop one politely and start it again, and wait until the balancer has it back."""
     assert replica.process.stop() == 0
@@ -141,15 +183,20 @@ def _replace(replica: Coordinator, platform: Platform) -> None:
 def test_a_rolling_restart_refuses_nobody_and_loses_nothing(web: Web) -> None:
     """Each replica is replaced while renewals are asked for; every run that was promised ends with a served version."""
     before = {certificate_id: len(web.journey.versions(certificate_id)) for certificate_id in web.wanted.values()}
-    visitor = Visitor(web.platform, list(before))
+    visitor, editor = Visitor(web.platform, list(before)), Editor(web.platform)
     visitor.start()
+    editor.start()
     try:
         for replica in web.platform.replicas:
             _replace(replica, web.platform)
     finally:
-        visitor.over.set()
-        visitor.join()
-    assert visitor.problems == []
+        for each in (visitor, editor):
+            each.over.set()
+            each.join()
+    assert visitor.problems + editor.problems == []
+    assert len(editor.answered) > 10
+    for path, told in editor.answered.items():
+        assert web.journey.api.get(path) == told, "what was answered is there"
     for site, certificate_id in web.wanted.items():
         web.journey.settled(certificate_id, 2 * SERVED_S)
         versions, runs = web.journey.versions(certificate_id), visitor.accepted[certificate_id]

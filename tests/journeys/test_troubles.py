@@ -120,7 +120,7 @@ def test_a_database_that_goes_away_for_a_while(stage: Stage, tmp_path: Path) -> 
     assert told.value.status == 503
     assert told.value.problem["type"] == "urn:certctl:problem:transient"
     assert PASSWORD not in str(told.value.problem)
-    assert road.journey.api.get("/health") == {"status": "healthy"}
+    assert road.journey.api.get("/health") == {"status": "healthy", "warnings": []}
     with pytest.raises(APIError) as not_ready:
         road.journey.api.get("/ready")
     assert not_ready.value.status == 503

@@ -29,6 +29,8 @@ _POOL = "tests/coordinator/database/test_pool.py::test_"
 _CRASH = "tests/agent/deployment/test_crash.py::test_"
 _GROUP = "tests/agent/deployment/test_group.py::test_"
 _KEYS_CUT = "tests/agent/test_keystore_power_cut.py::test_"
+_LOOPS = "tests/coordinator/test_admin_loops.py::test_"
+_ENCRYPTION = "tests/coordinator/test_encryption.py::test_"
 _LOST_ANSWER = f"{_QUEUE}what_is_held_is_not_delivered_again_and_a_lost_answer_is"
 _DEPLOYMENT_CUT = "tests/agent/deployment/test_power_cut.py"
 _FILES = "tests/coordinator/test_files.py"
@@ -391,4 +393,31 @@ APPROVALS = (
     ),
 )
 
-DEFECTS = (*LEASES, *RECONCILER, *ONE_VERSION, *UNDO, *FSYNC, *GROUPS, *WAKE_UPS, *SESSIONS, *APPROVALS)
+BY_ITSELF = (
+    Defect(
+        "told-again",
+        "that a certificate has expired is told with every look",
+        "coordinator/certificates/lives.py",
+        '        await store.set_told_lives(tx, [(row["id"], row["life"]) for row in rows])\n',
+        "",
+        (f"{_LOOPS}a_life_is_told_once_by_however_many_coordinators",),
+    ),
+    Defect(
+        "silent-at-once",
+        "a coordinator that starts after an outage tells of every agent that it is offline",
+        "coordinator/agents/health.py",
+        "silent: list[Row] = [] if _not_before_s(ctx) else await store.take_silent(tx, _BATCH)",
+        "silent: list[Row] = await store.take_silent(tx, _BATCH)",
+        (f"{_LOOPS}an_agent_that_goes_silent_is_told_once_and_so_is_its_return",),
+    ),
+    Defect(
+        "new-key-at-once",
+        "a coordinator with a new encryption key stores what those beside it cannot open",
+        "coordinator/encryption/service.py",
+        "if ctx.sealer.current not in keys]",
+        "if not keys]",
+        (f"{_ENCRYPTION}while_one_coordinator_does_not_know_the_new_key_nothing_is_sealed_with_it",),
+    ),
+)
+
+DEFECTS = (*LEASES, *RECONCILER, *ONE_VERSION, *UNDO, *FSYNC, *GROUPS, *WAKE_UPS, *SESSIONS, *APPROVALS, *BY_ITSELF)
