@@ -6,6 +6,7 @@ What a schema cannot tell (a configuration that another field decides about) is 
 from __future__ import annotations
 
 import base64
+import copy
 from typing import Any
 
 import msgspec
@@ -180,7 +181,7 @@ def _of_component(components: dict[str, Any], name: str, field: str, depth: int)
         return _of(components, schema, field, depth)
     by_hand, asked = BODIES.get(name), _is_asked(name)
     if by_hand is not None and asked:
-        return by_hand
+        return copy.deepcopy(by_hand)  # the caller's to change
     names = schema.get("required") or list(schema["properties"])[:1] if asked else schema["properties"]
     made = {each: _of(components, schema["properties"][each], each, depth - 1) for each in names} if depth else {}
     if "id" in made and name in _IDS:
