@@ -58,7 +58,7 @@ CREATE INDEX jobs_certificate ON jobs (certificate_id, created_at DESC, id DESC)
 
 -- Whoever changes holders, bindings or versions has the certificates' columns right in the same transaction. They are
 -- locked first: of two changes at once the second sees what the first has done. A transaction that also locks jobs
--- locks the certificate before them.
+-- locks the certificate before them. A version of the holder 'imported' was issued elsewhere; it counts while nobody holds one.
 CREATE FUNCTION stand_anew(ids text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   IF cardinality(ids) = 0 THEN
@@ -69,12 +69,13 @@ BEGIN
     renew_at = found.renew_at
   FROM (
     SELECT wanted.id,
-      CASE WHEN held.number = 0 OR held.lacking THEN 'pending' WHEN held.revoked THEN 'revoked' ELSE 'issued' END
-        AS standing,
+      CASE WHEN held.number = 0 THEN coalesce(imported.standing, 'pending') WHEN held.lacking THEN 'pending'
+        WHEN held.revoked THEN 'revoked' ELSE 'issued' END AS standing,
       CASE WHEN bound.issued = 0 THEN 'unknown' WHEN bound.served = bound.number THEN 'served'
         WHEN bound.served > 0 THEN 'partly' WHEN bound.before = bound.number THEN 'outdated' ELSE 'not served' END
         AS service,
-      coalesce(held.expires_at, 'infinity') AS expires_at, coalesce(held.renew_at, 'infinity') AS renew_at
+      coalesce(held.expires_at, imported.not_after, 'infinity') AS expires_at,
+      coalesce(held.renew_at, 'infinity') AS renew_at
     FROM unnest(ids) AS wanted (id)
     CROSS JOIN LATERAL (
       SELECT count(*) AS number, coalesce(bool_or(version_id IS NULL), false) AS lacking,
@@ -83,6 +84,12 @@ BEGIN
       FROM holders LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
       WHERE holders.certificate_id = wanted.id
     ) AS held
+    LEFT JOIN LATERAL (
+      SELECT CASE WHEN revoked_at IS NULL THEN 'issued' ELSE 'revoked' END AS standing, not_after
+      FROM certificate_versions AS versions
+      WHERE held.number = 0 AND versions.certificate_id = wanted.id AND holder = 'imported'
+      ORDER BY generation DESC LIMIT 1
+    ) AS imported ON true
     CROSS JOIN LATERAL (
       SELECT count(*) AS number, count(desired_version_id) AS issued, count(served_version_id) AS before,
         count(*) FILTER (WHERE served_version_id = desired_version_id) AS served
