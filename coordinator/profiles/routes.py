@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -127,14 +128,18 @@ def _wrong_usages(body: ProfileBody) -> list[FieldError]:
     return wrong
 
 
+def _unknown(field: str, what: str, wanted: Sequence[str], known: set[str]) -> list[FieldError]:
+    return [
+        FieldError(f"{field}[{place}]", f"there is no {what} {each}")
+        for place, each in enumerate(wanted)
+        if each not in known
+    ]
+
+
 async def _wrong_issuers(conn: Connection, body: ProfileBody) -> list[FieldError]:
     wanted = body.allowed_issuer_ids
     known = await store.issuers_among(conn, wanted) if wanted else set()
-    wrong = [
-        FieldError(f"allowed_issuer_ids[{place}]", f"there is no issuer {issuer_id}")
-        for place, issuer_id in enumerate(wanted)
-        if issuer_id not in known
-    ]
+    wrong = _unknown("allowed_issuer_ids", "issuer", wanted, known)
     if wanted and body.default_issuer_id not in wanted:
         wrong.append(FieldError("default_issuer_id", "is not among allowed_issuer_ids; choose one of them"))
     return wrong
@@ -143,11 +148,7 @@ async def _wrong_issuers(conn: Connection, body: ProfileBody) -> list[FieldError
 async def _wrong_approvers(conn: Connection, body: ProfileBody) -> list[FieldError]:
     wanted = body.approver_owner_ids
     known = await store.owners_among(conn, wanted) if wanted else set()
-    wrong = [
-        FieldError(f"approver_owner_ids[{place}]", f"there is no owner {owner_id}")
-        for place, owner_id in enumerate(wanted)
-        if owner_id not in known
-    ]
+    wrong = _unknown("approver_owner_ids", "owner", wanted, known)
     if wanted and len(set(wanted)) < body.approvals_required:
         problem = f"is {body.approvals_required}, more than there are owners in approver_owner_ids"
         wrong.append(FieldError("approvals_required", problem))
