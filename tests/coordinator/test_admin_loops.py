@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,10 @@ from coordinator.certificates import lives
 from coordinator.loops import routes, ticks
 from coordinator.loops import service as loops
 from tests.coordinator.database.conftest import until
-from tests.coordinator.world import World, done, open_world, problem, variables
+from tests.coordinator.world import World, done, open_world, problem, running, variables
 
 pytestmark = pytest.mark.anyio
 PATH = "/api/v1/admin/loops"
-
-
-@contextlib.asynccontextmanager
-async def running(*worlds: World) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(loops.run(world.ctx)) for world in worlds]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def events(world: World, resource_id: str, *actions: str) -> list[str]:

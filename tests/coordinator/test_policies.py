@@ -13,8 +13,7 @@ from coordinator.policies.rules import RULES, Wanted, read_rule
 from core.errors import InvalidInput
 from core.names import parse_name
 from tests.coordinator.database.conftest import until
-from tests.coordinator.test_renewals import running
-from tests.coordinator.world import World, csr_for, done, problem
+from tests.coordinator.world import World, csr_for, done, problem, running
 
 pytestmark = pytest.mark.anyio
 DAY = 86400

@@ -15,8 +15,7 @@ from coordinator.renewal_policies import service as renewal_policies
 from coordinator.renewal_policies import store
 from tests.coordinator.database.conftest import until
 from tests.coordinator.test_agent_groups import says
-from tests.coordinator.test_renewals import running
-from tests.coordinator.world import FakeAgent, World, done, problem
+from tests.coordinator.world import FakeAgent, World, done, problem, running
 
 pytestmark = pytest.mark.anyio
 DAY = 86400

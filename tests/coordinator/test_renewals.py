@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from coordinator.bindings import store
 from coordinator.database.driver import Record
 from coordinator.loops import service as loops
 from tests.coordinator.database.conftest import until
-from tests.coordinator.world import World, open_world, variables
+from tests.coordinator.world import World, open_world, running, variables
 
 pytestmark = pytest.mark.anyio
 
@@ -27,18 +25,6 @@ LIFETIMES = {
     "a year": timedelta(days=365),
 }
 MOMENT = timedelta(milliseconds=1)
-
-
-@contextlib.asynccontextmanager
-async def running(*worlds: World) -> AsyncIterator[None]:
-    """Run the loops of some replicas."""
-    tasks = [asyncio.create_task(loops.run(world.ctx)) for world in worlds]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def looked(world: World) -> None:

@@ -5,7 +5,6 @@ Every test takes the road on which the fault showed there, and would fail on tha
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from datetime import timedelta
 
@@ -14,12 +13,11 @@ import pytest
 from coordinator.bindings import service as bindings
 from coordinator.certificates import lives
 from coordinator.issuance import service as issuance
-from coordinator.loops import service as loops
 from coordinator.serving import metrics_app
 from coordinator.web import dispatch
 from core import wire
 from tests.connectors.targets import secretive
-from tests.coordinator.world import KEYS, World, bearer, csr_for, csr_of, done, dump, problem
+from tests.coordinator.world import KEYS, World, bearer, csr_for, csr_of, done, dump, problem, running
 
 pytestmark = pytest.mark.anyio
 CERTIFICATES = "/api/v1/certificates"
@@ -35,17 +33,6 @@ async def policy(world: World, **fields: object) -> str:
     return str((await world.post("/api/v1/renewal-policies", {"name": f"policy {fields}", **fields}))["id"])
 
 
-@contextlib.asynccontextmanager
-async def loops_of(*worlds: World):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    tasks = [asyncio.create_task(loops.run(world.ctx)) for world in worlds]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 # A. Core path ---------------------------------------------------------------------------------------------------
 
 
@@ -53,7 +40,7 @@ async def test_a1_no_coordinator_takes_the_jobs_of_agents(replicas: tuple[World,
     one, two = replicas
     agent = await one.agent()
     certificate_id, _ = await one.certificate(target_ids=[await one.target(agent)])
-    async with loops_of(one, two):
+    async with running(one, two):
         issued = await agent.item()
         await agent.issue(issued)
         for loop in ("job-processor", "job-retry", "job-timeout"):

@@ -5,6 +5,7 @@ Nothing is replaced but the time and the network: requests enter through the ASG
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +23,7 @@ from coordinator import start
 from coordinator.app import create_app, create_pki_app
 from coordinator.context import Context
 from coordinator.database import driver
+from coordinator.loops import service as loops
 from coordinator.sessions import service as sessions
 from coordinator.sessions.service import Person
 from coordinator.settings import ROLES, Settings
@@ -282,6 +284,18 @@ async def dump(dsn: str) -> dict[str, list[str]]:
         return found
     finally:
         await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def running(*worlds: World) -> AsyncIterator[None]:
+    """Run the loops of some replicas."""
+    tasks = [asyncio.create_task(loops.run(world.ctx)) for world in worlds]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
