@@ -95,6 +95,9 @@ class Relay:
             if self._is_cut:
                 raise ConnectionRefusedError
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._leads_to)
+            if self._is_cut:  # while it was being joined
+                far_writer.transport.abort()
+                raise ConnectionRefusedError
         except OSError:
             self.refused += 1
             _reset(writer)
