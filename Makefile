@@ -5,6 +5,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# Every program here starts often: what was compiled once is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 UV_VERSION := 0.13.9
 PY := .venv/bin/python

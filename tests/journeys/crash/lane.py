@@ -34,15 +34,14 @@ class Lane:
     as a service manager would; any other end of any program fails the cell.
     """
 
-    def __init__(self, stage: Stage, dsn: str, environment: dict[str, str]) -> None:
+    def __init__(self, stage: Stage, dsn: str) -> None:
         self.deaths = 0
         self._stage = stage
         self._armed: Process | None = None
         self._resting: Process | None = None
-        self._environment = environment
         self._loop = asyncio.Runner()
         self._database = self._loop.run(driver.connect(dsn, {}))
-        self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn, **environment})
+        self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn})
         stage.keep(self.coordinator.process)
         self.sites = Sites(stage.folder / "web")
         stage.keep(self.sites.process)
@@ -64,7 +63,7 @@ class Lane:
         self.wait("the coordinator is ready", self.is_ready)
         self.api = self.coordinator.api()
         token = self.patiently(lambda: str(self.api.post("/api/v1/enrollment-tokens", {})["token"]))
-        extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token, **self._environment}
+        extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token}
         self.agent = Agent("edge", self._stage.folder / "agent", self.coordinator, self.sites.policy(), extra)
         self._stage.keep(self.agent.process)
         self._begin(self.agent.process, point if program == "agent" else "")
@@ -174,11 +173,11 @@ class Lane:
 
 
 @contextlib.contextmanager
-def lane(folder: Path, dsn: str, environment: dict[str, str]) -> Iterator[Lane]:
+def lane(folder: Path, dsn: str) -> Iterator[Lane]:
     """Lend a lane in a folder of its own; it has to be begun. An error takes with it what the programs said last."""
     stage = Stage(folder / f"lane-{next(_NUMBERS)}")
     try:
-        with stopped_at_the_end(stage.processes), contextlib.closing(Lane(stage, dsn, environment)) as made:
+        with stopped_at_the_end(stage.processes), contextlib.closing(Lane(stage, dsn)) as made:
             yield made
     except BaseException as error:
         for process in stage.processes:

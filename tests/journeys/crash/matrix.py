@@ -33,8 +33,6 @@ class Matrix:
         self._groups: Iterator[list[Cell]] = iter([list(group) for _, group in groups])
         self._taking = threading.Lock()
         self._over = threading.Event()
-        # Programs of a test run write no bytecode; those of the matrix start so often that they share some.
-        self._environment = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
         self._threads = [
             threading.Thread(target=self._work, name=f"lane {number}", daemon=True)
             for number in range(min(LANES, len(cells)))
@@ -72,7 +70,7 @@ class Matrix:
     def _lane(self) -> Iterator[Lane]:
         with ExitStack() as stack:
             dsn = stack.enter_context(self._databases())
-            yield stack.enter_context(lane(self._folder, dsn, self._environment))
+            yield stack.enter_context(lane(self._folder, dsn))
 
     def _play_group(self, ground: Lane, group: list[Cell]) -> None:
         """Play cells on one certificate; what was played leaves the list."""
