@@ -25,6 +25,9 @@ PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
 $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
 
+# Tests wait more than they compute.
+WORKERS := 4
+
 BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet api
 
 .PHONY: help
@@ -52,7 +55,7 @@ soak-kill: .venv/.ready-dev debian-packages ## Shake a whole platform for 30 min
 
 .PHONY: test
 test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup $(ARGS)
 
 .PHONY: model
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')

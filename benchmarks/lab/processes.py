@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,15 +15,25 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _STOP_S = 20.0
+_SLICES = 16
+_SLICE = int(os.environ.get("PYTEST_XDIST_WORKER", f"gw{os.getpid()}").removeprefix("gw")) % _SLICES
+_MINE = range(10_000, 32_000)[_SLICE::_SLICES]
+_TURN = itertools.count(os.getpid())
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports on 127.0.0.1 that nobody listens on at the moment; all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Return TCP ports on 127.0.0.1 that nobody listens on; all different.
+
+    They lie below those that the kernel gives to connections, go round, and those of some processes that run beside
+    each other differ: until somebody listens on them nobody else takes them.
+    """
+    ports = list[int]()
+    while len(ports) < count:
+        port = _MINE[next(_TURN) % len(_MINE)]
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            ports.append(port)
+    return ports
 
 
 def wait_until(what: str, done: Callable[[], bool], deadline_s: float = 30.0, pause_s: float = 0.01) -> None:

@@ -16,7 +16,8 @@ from tests.journeys.crash.points import Cell, cells, points
 from tests.journeys.crash.reach import UNREACHED, why_unreached
 from tests.postgres import PostgresServer
 
-pytestmark = pytest.mark.timeout(600)
+# One process plays it, on lanes of its own.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("matrix")]
 
 
 @pytest.fixture(scope="module")
