@@ -55,7 +55,7 @@ soak-kill: .venv/.ready-dev debian-packages ## Shake a whole platform for 30 min
 
 .PHONY: test
 test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need)
-	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup $(ARGS)
+	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 .PHONY: model
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')

@@ -16,8 +16,7 @@ from tests.journeys.crash.points import Cell, cells, points
 from tests.journeys.crash.reach import UNREACHED, why_unreached
 from tests.postgres import PostgresServer
 
-# One process plays it, on lanes of its own.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
