@@ -88,10 +88,14 @@ def within(scope: Scope, values: list[object], table: str = "") -> str:
 
 
 class Rows(NamedTuple):
-    """One row more than the window's limit if there is more, and how many match, at most one more than is exact."""
+    """One row more than the window's limit if there is more, and how many match, at most one more than is exact.
+
+    That is an estimate unless ``exact``.
+    """
 
     found: list[Record]
     total: int
+    exact: bool = True
 
 
 @dataclass(frozen=True)

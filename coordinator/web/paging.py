@@ -142,7 +142,7 @@ def page_of(rows: Rows, where: Window, shown: list[T]) -> Page[T]:
     return Page(
         data=shown,
         total=min(rows.total, EXACT_TOTAL),
-        total_exact=rows.total <= EXACT_TOTAL,
+        total_exact=rows.exact and rows.total <= EXACT_TOTAL,
         next_cursor=_encode_cursor(where.order, rows.found[where.limit - 1]) if more else None,
         page=where.page,
         per_page=where.limit,

@@ -267,7 +267,7 @@ async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeyp
         assert scan["Actual Rows"] <= 51, sort
 
 
-@pytest.mark.parametrize("word", ["example", "eu", "team1", "team49", RARE, "nothingofthekind"])
+@pytest.mark.parametrize("word", ["example", "eu", "team1", "team49", RARE, "nothingofthekind", "api team1", "edge team49"])
 @pytest.mark.parametrize("query", [{}, {"environment": "prod"}, {"environment": "lab", "sort": "-expires_at"}])
 @pytest.mark.parametrize("near", [10, 10_000])
 async def test_a_search_finds_what_is_there(
@@ -275,15 +275,29 @@ async def test_a_search_finds_what_is_there(
 ) -> None:
     monkeypatch.setattr(searching, "NEAR", near)
     page = await large.get("/api/v1/certificates", q=word, **query)
-    matching = "NOT archived AND name ~ $1 AND environment = coalesce($2, environment)"
+    matching = "NOT archived AND name ~ ALL ($1) AND environment = coalesce($2, environment)"
     order = "expires_at DESC, id DESC" if "sort" in query else "created_at DESC, id DESC"
     select = f"SELECT id FROM certificates WHERE {matching} ORDER BY {order}"
-    rows = await large.rows(select, rf"\m{word}", query.get("environment"))
+    rows = await large.rows(select, [rf"\m{each}" for each in word.split()], query.get("environment"))
     assert [row["id"] for row in page["data"]] == [row["id"] for row in rows[:50]]
     if page["next_cursor"]:
         following = await large.get("/api/v1/certificates", q=word, cursor=page["next_cursor"], **query)
         assert [row["id"] for row in following["data"]] == [row["id"] for row in rows[50:100]]
     assert (page["total"], page["total_exact"]) == (min(len(rows), 10_000), len(rows) <= 10_000)
+
+
+@pytest.mark.parametrize("text", ["api team1", "search eu", "team4 edge us"])
+async def test_how_many_a_search_for_common_words_finds_is_estimated(
+    large: World, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    words = [rf"\m{word}" for word in text.split()]
+    there = await large.value("SELECT count(*) FROM certificates WHERE NOT archived AND name ~ ALL ($1)", words)
+    monkeypatch.setattr(searching, "_FEW", 1000)
+    page = await large.get("/api/v1/certificates", q=text)
+    assert page["total"] == pytest.approx(there, rel=0.5)
+    assert not page["total_exact"]
+    narrowed = await large.get("/api/v1/certificates", q=text, environment="prod")
+    assert narrowed["total_exact"]
 
 
 async def test_what_reads_everything_is_found_out(large: World) -> None:
