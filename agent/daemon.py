@@ -21,7 +21,6 @@ from agent.activity import Activity
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
-from agent.endpoint import open_listener, serve_page
 from agent.enrollment import ensure_enrolled
 from agent.files import explained, own_folder, sweep
 from agent.heads import HeadLog
@@ -108,6 +107,8 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
     await in_thread(tidy, settings.state_dir)
     async with AsyncExitStack() as stack:
         if settings.listen:
+            from agent.endpoint import open_listener, serve_page  # noqa: PLC0415 - a third of the start, and of use here
+
             listener = stack.enter_context(open_listener(settings.listen))
             nursery.start_soon(supervised, "page", lambda: serve_page(listener, identity, activity))
         deployer = await _repaired(settings, policy, identity)

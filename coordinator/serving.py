@@ -9,12 +9,13 @@ import asyncio
 import asyncio.sslproto
 import contextlib
 import resource
+import select
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 GRACE_S = 25
 _GOODBYE_S = 0.5
+_CHANCE_S = 2.0
+"""For who has connected and not asked yet when the end comes."""
+_CALM = 3
+_LOOK_S = 0.02
 _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 16
 """Connections that are taken in one turn of the loop. A fleet that comes back at once waits in the kernel's queue, and
@@ -100,13 +105,40 @@ class Server(uvicorn.Server):
             each.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish requests in hand, then end; connections without one do not hold the end up."""
+        """Finish requests in hand, then end; connections without one do not hold the end up.
+
+        Who has just connected is in the middle of asking: these are heard first, so that a replica which is replaced
+        refuses nobody.
+        """
+        await self._take_who_waits()
+        await self._hear_newcomers()
         self._cut_idle_connections(closing=True)
         ending = asyncio.create_task(self._end_idle_connections())
         try:
             await super().shutdown(sockets)
         finally:
             ending.cancel()
+
+    async def _take_who_waits(self) -> None:
+        """Take the connections that the kernel has, then no more; it would reset those that it still had."""
+        waiting, calm = select.poll(), 0
+        for listener in (listener for each in self.servers for listener in each.sockets):
+            waiting.register(listener, select.POLLIN)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CHANCE_S):
+                # The loop needs a turn to take one, and the next to make something of it.
+                while (calm := 0 if waiting.poll(0) else calm + 1) < _CALM and not self.force_exit:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        for each in self.servers:
+            each.close()
+
+    async def _hear_newcomers(self) -> None:
+        """Let those send their request who are connected and have sent none, for a moment."""
+        newcomers = cast("type[slowness.WatchedProtocol]", self.config.http_protocol_class).newcomers
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CHANCE_S):
+                while newcomers and not self.force_exit:  # noqa: ASYNC110 - garbage collection tells of nothing
+                    await asyncio.sleep(_LOOK_S)
 
     async def _end_idle_connections(self) -> None:
         """Cut connections whose peer does not answer TLS's goodbye, which would be waited for half a minute."""

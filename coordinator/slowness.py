@@ -14,7 +14,8 @@ answers as long as they like. What lies in the kernel's buffers is bounded by TC
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -37,12 +38,17 @@ _MOST_FRAMING = 8
 
 
 class WatchedProtocol(HttpToolsProtocol):
-    """One connection. ``most_body`` is set by a subclass, see ``protocol``."""
+    """One connection. ``most_body`` is set by a subclass, see ``protocol``, and so is ``newcomers``.
+
+    These are the connections from which no request has come yet, their handshakes not done perhaps.
+    """
 
     most_body = 1024 * 1024
+    newcomers: ClassVar[WeakSet[WatchedProtocol]] = WeakSet()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.newcomers.add(self)
         self._began = 0.0
         self._received = 0
         self._arriving = 0
@@ -61,6 +67,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
+        self.newcomers.discard(self)
         self._stop_asking()
         if self._taking is not None:
             self._taking.cancel()
@@ -78,6 +85,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note that the head is there."""
+        self.newcomers.discard(self)
         self._head_done = True
         super().on_headers_complete()
 
@@ -223,7 +231,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
 def protocol(max_body_bytes: int) -> type[WatchedProtocol]:
     """Return the protocol of a server that reads bodies of at most so many bytes."""
-    return type("BoundedProtocol", (WatchedProtocol,), {"most_body": max_body_bytes})
+    return type("BoundedProtocol", (WatchedProtocol,), {"most_body": max_body_bytes, "newcomers": WeakSet()})
 
 
 def unsent(transport: asyncio.Transport) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from enum import Enum
+from functools import cache
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -45,13 +46,20 @@ def without_marked(value: object) -> object:
 
 def fields_without_marked(struct: msgspec.Struct) -> dict[str, object]:
     """Return the fields of a struct, as ``without_marked`` shows them."""
-    return {field.encode_name: _of_field(struct, field) for field in msgspec.structs.fields(struct)}
+    return {
+        told_as: STARS if is_hidden and getattr(struct, name) is not None else _shown(getattr(struct, name))
+        for told_as, name, is_hidden in _fields(type(struct))
+    }
 
 
-def _of_field(struct: msgspec.Struct, field: msgspec.structs.FieldInfo) -> object:
-    value = getattr(struct, field.name)
-    if value is not None and (_is_marked(field.type) or _is_untyped(field.type)):
-        return STARS
+@cache
+def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, str, bool]]:
+    """Return each field's name in JSON and its own, and whether stars stand for it."""
+    fields = msgspec.structs.fields(struct)
+    return [(field.encode_name, field.name, _is_marked(field.type) or _is_untyped(field.type)) for field in fields]
+
+
+def _shown(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): without_marked(inner) for key, inner in value.items()}
     return without_marked(value)

@@ -26,8 +26,8 @@ class CertificateQuery(PageQuery):
     """Filters of the certificate list.
 
     ``q`` finds words of names and SANs by their beginnings; dots and hyphens part words. ``tag`` is ``key:value``.
-    Moments have an offset. ``before`` is earlier than, ``after`` at that moment or later. How many a search finds may be
-    an estimate: ``total_exact`` says whether it was counted.
+    Moments have an offset. ``before`` is earlier than, ``after`` at that moment or later. How many a search finds may
+    be an estimate: ``total_exact`` says whether it was counted.
     """
 
     q: str | None = None

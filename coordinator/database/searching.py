@@ -167,10 +167,9 @@ class SearchedListing(Listing):
         share = max(known.share if known else 0.0, seen["found"] / seen["read"])
         if not narrowed and share * seen["rows"] > _SURE * EXACT_TOTAL:
             return EXACT_TOTAL + 1, True
-        if share > _DENSE:
-            return await self._count(conn, conditions, values, self._ordered(rest, self.default_order)), True
-        if known is None:
-            return await self._count(conn, conditions, values, self.source), True
+        if known is None or share > _DENSE:
+            source = self._ordered(rest, self.default_order) if share > _DENSE else self.source
+            return await self._count(conn, conditions, values, source), True
         if not narrowed:
             return min(EXACT_TOTAL, max(1, round(share * seen["rows"]))), False
         return await self._count(conn, conditions, *self._indexed(values, known.words)), True

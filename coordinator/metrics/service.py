@@ -5,6 +5,8 @@ No label has a value that somebody outside chooses: routes are patterns, classes
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from core.errors import (
@@ -118,8 +120,14 @@ def event_streams(count: int) -> None:
 
 def http_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request under its route's pattern, never under the path itself."""
-    _REQUESTS.labels(method, route, str(status)).inc()
-    _DURATION.labels(method, route).observe(seconds)
+    count, duration = _of_route(method, route, status)
+    count.inc()
+    duration.observe(seconds)
+
+
+@cache
+def _of_route(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return _REQUESTS.labels(method, route, str(status)), _DURATION.labels(method, route)
 
 
 def polls_waiting(count: int) -> None:

@@ -89,24 +89,30 @@ def read_query(request: Request, route: Route) -> Any:
 
 def query_of(flat: dict[str, str], route: Route) -> Any:
     """Return query parameters as the route's struct; raise ``InvalidInput`` that names the wrong one."""
-    for name in moments(route) & flat.keys():
+    struct: type[msgspec.Struct] = route.query
+    for name in moments(struct) & flat.keys():
         _check_moment(name, flat[name])
     try:
         query = msgspec.convert(flat, type=route.query, strict=False)
     except msgspec.ValidationError as error:
         raise _query_error(error, route) from error
-    for field in msgspec.structs.fields(route.query):
-        if field.encode_name in flat and getattr(query, field.name) is None:
-            raise InvalidInput.of(field.encode_name, "is nothing; leave out what should not count")
+    for given, name in _names(struct):
+        if given in flat and getattr(query, name) is None:
+            raise InvalidInput.of(given, "is nothing; leave out what should not count")
     return query
 
 
 @cache
-def moments(route: Route) -> frozenset[str]:
-    """Return the names of the query parameters that are moments."""
-    hints = get_type_hints(route.query)
-    fields = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(route.query)}
-    return frozenset(name for name, hint in fields.items() if datetime in getattr(hint, "__args__", (hint,)))
+def _names(query: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    return [(field.encode_name, field.name) for field in msgspec.structs.fields(query)]
+
+
+@cache
+def moments(query: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of the parameters of a query that are moments."""
+    hints = get_type_hints(query)
+    moments = {given for given, name in _names(query) if datetime in getattr(hints[name], "__args__", (hints[name],))}
+    return frozenset(moments)
 
 
 def _check_moment(name: str, text: str) -> None:

@@ -267,7 +267,9 @@ async def test_a_page_in_the_middle_is_read_from_its_place(large: World, monkeyp
         assert scan["Actual Rows"] <= 51, sort
 
 
-@pytest.mark.parametrize("word", ["example", "eu", "team1", "team49", RARE, "nothingofthekind", "api team1", "edge team49"])
+@pytest.mark.parametrize(
+    "word", ["example", "eu", "team1", "team49", RARE, "nothingofthekind", "api team1", "edge team49"]
+)
 @pytest.mark.parametrize("query", [{}, {"environment": "prod"}, {"environment": "lab", "sort": "-expires_at"}])
 @pytest.mark.parametrize("near", [10, 10_000])
 async def test_a_search_finds_what_is_there(

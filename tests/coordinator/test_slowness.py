@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.anyio
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 SHORT_S, PATIENCE_S = 0.15, 10.0
+TICK_S = 0.2
+"""The server looks ten times a second whether it shall end."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +101,24 @@ class Peer:
 class Listener:
     """A server with one application."""
 
-    def __init__(self, application: Application, port: int, context: ssl.SSLContext | None) -> None:
-        self.application = application
-        self._port, self._context = port, context
+    def __init__(
+        self, application: Application, server: serving.Server, port: int, context: ssl.SSLContext | None
+    ) -> None:
+        self.application, self.server = application, server
+        self.port, self._context = port, context
 
-    @contextlib.asynccontextmanager
-    async def peer(self, *, deaf: bool = False) -> AsyncIterator[Peer]:
-        """Connect; who is deaf takes next to nothing from the network."""
+    def knock(self, *, deaf: bool = False) -> socket.socket:
+        """Connect as far as the server's kernel; who is deaf takes next to nothing from the network."""
         sock = socket.socket()
         if deaf:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        sock.connect(("127.0.0.1", self._port))
+        sock.connect(("127.0.0.1", self.port))
+        return sock
+
+    @contextlib.asynccontextmanager
+    async def peer(self, sock: socket.socket | None = None, *, deaf: bool = False) -> AsyncIterator[Peer]:
+        """Connect."""
+        sock = sock or self.knock(deaf=deaf)
         name = "localhost" if self._context else None
         streams = await asyncio.open_connection(sock=sock, ssl=self._context, server_hostname=name, limit=1024)
         try:
@@ -127,7 +138,7 @@ async def serve(tls: bool = False, most: int = 64 * 1024) -> AsyncIterator[Liste
     server = serving.server(application, here if tls else None, max_body_bytes=most)
     task = asyncio.create_task(server.serve([bound]))
     try:
-        yield Listener(application, bound.getsockname()[1], there if tls else None)
+        yield Listener(application, server, bound.getsockname()[1], there if tls else None)
     finally:
         server.should_exit = server.force_exit = True
         await task
@@ -325,3 +336,34 @@ async def test_many_requests_on_one_connection_leave_no_timer_behind() -> None:
                 await peer.answer()
             assert len(handles) == 1, "only the one of the new connection"
             assert all(cancelled() for cancelled in handles)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_who_came_before_the_end_is_answered(tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far they have come: to the kernel, or through the handshake."""
+    monkeypatch.setattr(slowness, "HEAD_S", PATIENCE_S)
+    async with serve(tls) as listener, contextlib.AsyncExitStack() as stack:
+        idle = await stack.enter_async_context(listener.peer())
+        await idle.send(GET)
+        await idle.answer()
+        met = [await stack.enter_async_context(listener.peer()) for _ in range(3)]
+        knocking = [listener.knock() for _ in range(400)]
+        listener.server.should_exit = True
+        time.sleep(TICK_S)  # noqa: ASYNC251 - the server sees all of this at once
+        await asyncio.sleep(TICK_S)
+        met += [await stack.enter_async_context(listener.peer(sock)) for sock in knocking]
+        with socket.socket() as late:
+            assert late.connect_ex(("127.0.0.1", listener.port)) == errno.ECONNREFUSED
+        for peer in met:
+            await peer.send(GET)
+        for peer in met:
+            assert (await peer.answer()).endswith(b"x" * 5)
+        assert await idle.rest() == b""
+
+
+async def test_who_only_connects_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_CHANCE_S", SHORT_S)
+    monkeypatch.setattr(slowness, "HEAD_S", PATIENCE_S)
+    async with serve() as listener, listener.peer() as peer:
+        listener.server.should_exit = True
+        assert await peer.rest() == b""

@@ -87,6 +87,7 @@ class Matrix:
                 ground.disarm()
                 subject.ask()
                 subject.arrives()
+                _settle(ground, subject)
             died = play(ground, self._points[cell.point], cell, subject)
             self._died[group.pop(0)].set_result(died)
         if subject:

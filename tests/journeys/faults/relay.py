@@ -84,6 +84,9 @@ class Relay:
         for writer in self._writers:
             _reset(writer)
 
+    def _refuses(self) -> bool:
+        return self._is_cut
+
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -92,10 +95,10 @@ class Relay:
         # Whoever is refused has spoken before: CPython's ssl leaks a socket that is reset before its handshake begins.
         hello = await reader.read(1 << 16)
         try:
-            if self._is_cut:
+            if self._refuses():
                 raise ConnectionRefusedError
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._leads_to)
-            if self._is_cut:  # while it was being joined
+            if self._refuses():  # it was cut meanwhile
                 far_writer.transport.abort()
                 raise ConnectionRefusedError
         except OSError:
