@@ -57,6 +57,7 @@ async def test_a2_a_certificate_reaches_the_targets_it_is_made_or_changed_with(w
     certificate_id, job_ids = await world.certificate(target_ids=[first])
     assert len(job_ids) == 1
     await agent.work()
+    assert (await status(world, certificate_id))["service"] == "served"
     done(await world.call("PATCH", f"{CERTIFICATES}/{certificate_id}", json={"target_ids": [first, second]}))
     await agent.work()
     found = await status(world, certificate_id)
