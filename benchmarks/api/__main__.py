@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,7 +48,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-api", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="1 is a million certificates")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="requests for each time")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="seconds for each rate")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="seconds for each rate; 300 shows whether memory grows"
+    )
     parser.add_argument("--database-url", default="", help="an empty PostgreSQL database, instead of one of its own")
     parser.add_argument(
         "--shared-buffers", default="256MB", help="of the database of its own, as the coordinator has it"
@@ -115,6 +118,15 @@ class Stage:
         """Note how much memory the coordinator has."""
         self.memory_mb[when] = round(rss_mb(self.coordinator.process.pid), 1)
 
+    def rate(self, what: str, seconds: float, script: str) -> float:
+        """Return requests a second, and note memory a tenth of the time after their begin, and at their end."""
+        early = threading.Timer(seconds / 10, self.remember, [f"early in the {what}"])
+        early.start()
+        found = rate(self.coordinator.url, seconds, script, self.folder)
+        early.join()
+        self.remember(f"after the {what}")
+        return found
+
 
 def _hello(folder: Path, processes: list[Process]) -> str:
     site, (port,) = Site("hello", folder / "hello"), free_ports(1)
@@ -134,13 +146,12 @@ def measure(stage: Stage, options: argparse.Namespace) -> int:
         stage.client.measure(path_of, 5)  # what was not read since the start comes from the disk
     times = {name: stage.client.measure(path_of, options.requests) for name, path_of in questions(stage).items()}
     stage.remember("after the lists")
-    url, seconds = stage.coordinator.url, options.seconds
-    rates = {"bare": rate(stage.hello_url, seconds)}
-    rates["get"] = rate(url, seconds, getting(stage.key, stage.stock.certificates), stage.folder)
-    stage.remember("after the gets")
-    run = f"r{time.time_ns():x}"
-    rates["post"] = rate(url, seconds, posting(stage.key, run), stage.folder)
-    stage.remember("after the posts")
+    seconds = options.seconds
+    rates = {
+        "bare": rate(stage.hello_url, min(seconds, SECONDS)),
+        "get": stage.rate("gets", seconds, getting(stage.key, stage.stock.certificates)),
+        "post": stage.rate("posts", seconds, posting(stage.key, f"r{time.time_ns():x}")),
+    }
     tell(stage, times, rates)
     return 0
 

@@ -20,6 +20,8 @@ NEAR = 10_000
 """Rows that are looked through where few would do: about ten milliseconds."""
 FAR = 40_000
 """Rows from which it is less work to ask the index."""
+_SAMPLE = 4_000
+"""Rows from which it is estimated how many there are."""
 _FEW = 25_000
 """Entries of the index that are counted rather than estimated."""
 _SURE = 1.5
@@ -93,7 +95,8 @@ class SearchedListing(Listing):
         rest = conditions[0]
         expected = (where.offset + where.limit + 1) / known.share if known.share else FAR
         if expected < FAR:
-            reach = max(NEAR, int(_SURE * expected))
+            # Further where the index would be dear: the first rows may all be of one kind.
+            reach = max(NEAR, int(_SURE * expected), int(known.entries / 3))
             rows = await self._page(conn, where, conditions, values, self._near(rest, where, values, reach))
             if len(rows) > where.limit:
                 return rows
@@ -157,12 +160,12 @@ class SearchedListing(Listing):
             f"""
             SELECT count(*) AS read, count(*) FILTER (WHERE {found}) AS found,
               (SELECT reltuples::float8 FROM pg_class WHERE oid = '{self.source}'::regclass) AS rows
-            FROM (SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} LIMIT {NEAR}) AS near
+            FROM (SELECT * FROM {self.source} WHERE {rest} {self._in(self.default_order)} LIMIT {_SAMPLE}) AS near
             """,
             *values,
         )
         assert seen is not None  # noqa: S101 - an aggregate has one row
-        if seen["read"] < NEAR:
+        if seen["read"] < _SAMPLE:
             return int(seen["found"]), True
         share = max(known.share if known else 0.0, seen["found"] / seen["read"])
         if not narrowed and share * seen["rows"] > _SURE * EXACT_TOTAL:

@@ -76,10 +76,10 @@ def _view(ctx: Context, route: Route) -> Any:
     async def view(**path: str) -> Response:
         request_id = new_id("req")
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            visit = Visit(ctx, route, request)
-            response = await _answer(ctx, route, path, request_id, visit)
-            response.headers.update(visit.headers)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
+        visit = Visit(ctx, route, request)
+        response = await _answer(ctx, route, path, request_id, visit)
+        response.headers.update(visit.headers)
         metrics.http_request(route.method, route.path, response.status_code, time.perf_counter() - started)
         return response
 

@@ -47,7 +47,8 @@ Errors are problem documents (RFC 9457): `type` is what programs look at, `detai
 wrong fields, `request_id` is what the log has it under.
 
 Lists answer `{data, total, next_cursor, …}`. Go on with `cursor` and `page_size`, or count pages with `page` and
-`per_page`; a page holds 1 to 500 rows. `total` is exact up to 10,000. `format=csv` and `format=jsonl` stream all rows.
+`per_page`; a page holds 1 to 500 rows. `total` is exact up to 10,000 where `total_exact` does not say otherwise.
+`format=csv` and `format=jsonl` stream all rows.
 
 An `ETag` is a thing's revision. Sent back as `If-Match`, a change is refused with 412 when somebody else came first.
 A POST that makes something takes an `Idempotency-Key`: repeated within a day, it gets the first answer again.

@@ -1,8 +1,8 @@
 """Lists: pages by number or by cursor, sorted, filtered, as JSON, CSV or JSON Lines; one shape of answer.
 
 A query struct's fields beyond those of ``PageQuery`` are the list's filters, by name. A cursor is the sort and the key
-of the last row, and so stays right when rows are inserted meanwhile. ``total`` is exact up to 10,000; numbered pages
-end there too, and cursors go on.
+of the last row, and so stays right when rows are inserted meanwhile. ``total`` is exact up to 10,000 but
+for some searches; numbered pages end there too, and cursors go on.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def nul_fields(value: object, path: str = "") -> Iterator[str]:
 def read_query(request: Request, route: Route) -> Any:
     """Return the query as the route's struct; raise ``InvalidInput`` that names the parameter."""
     flat: dict[str, str] = {}
-    for name in request.args:
+    for name in request.args if request.query_string else ():
         found = request.args.getlist(name)
         if len(found) > 1:
             raise InvalidInput.of(name, "is given more than once")

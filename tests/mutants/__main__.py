@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.mutants.defects import DEFECTS, Defect
+from tests.mutants.defect import Defect
+from tests.mutants.defects import DEFECTS
 from tests.mutants.run import Run, place, try_defect, try_unchanged
 
 

@@ -6,21 +6,8 @@ that it breaks. It is changed as little as makes the defect, and never into what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Defect:
-    """``tests`` are ids as pytest takes them. ``core`` ones are tried in the ordinary run too."""
-
-    name: str
-    means: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-    core: bool = False
-
+from tests.mutants.defect import Defect
+from tests.mutants.weaknesses import WEAKNESSES
 
 _QUEUE = "tests/coordinator/test_queue.py::test_"
 _GATE = "tests/coordinator/test_gate.py::test_"
@@ -36,7 +23,6 @@ _DEPLOYMENT_CUT = "tests/agent/deployment/test_power_cut.py"
 _FILES = "tests/coordinator/test_files.py"
 _APPROVALS = "tests/coordinator/test_approvals.py::test_"
 _NOTIFICATIONS = "tests/coordinator/test_notifications.py::test_"
-_WEAK = "tests/coordinator/test_weaknesses.py::test_"
 
 LEASES = (
     Defect(
@@ -418,88 +404,6 @@ BY_ITSELF = (
         "if ctx.sealer.current not in keys]",
         "if not keys]",
         (f"{_ENCRYPTION}while_one_coordinator_does_not_know_the_new_key_nothing_is_sealed_with_it",),
-    ),
-)
-
-WEAKNESSES = (
-    Defect(
-        "coordinator-takes-jobs",
-        "the coordinator claims what only an agent can do (A 1)",
-        "coordinator/bindings/service.py",
-        "        silent = await _end_silent(conn)\n        orphans",
-        "        silent = await _end_silent(conn)\n"
-        "        await conn.execute(\"UPDATE jobs SET state = 'Running' WHERE state = 'Pending'\")\n        orphans",
-        (f"{_WEAK}a1_no_coordinator_takes_the_jobs_of_agents",),
-    ),
-    Defect(
-        "targets-ignored",
-        "a certificate never reaches the targets that it is made with (A 2)",
-        "coordinator/certificates/service.py",
-        "await bindings.bind(tx, certificate_id, body.target_ids, holders)",
-        "await bindings.bind(tx, certificate_id, [], holders)",
-        (f"{_WEAK}a2_a_certificate_reaches_the_targets_it_is_made_or_changed_with",),
-    ),
-    Defect(
-        "config-redacted",
-        "an agent gets stars for each field with key in its name (A 3)",
-        "coordinator/jobs/service.py",
-        'config=row["config"],',
-        'config={name: "********" if "key" in name else value for name, value in row["config"].items()},',
-        (f"{_WEAK}a3_an_agent_gets_its_configuration_as_it_was_entered",),
-    ),
-    Defect(
-        "answers-not-asked-for",
-        "nobody asks an authority for the answer that it still owes (A 7)",
-        "coordinator/issuance/service.py",
-        "job_ids = await store.interrupted(conn, _BATCH)",
-        "job_ids = (await store.interrupted(conn, _BATCH))[:0]",
-        (f"{_WEAK}a7_what_an_authority_has_not_answered_is_pending_and_two_of_them_do_not_meet",),
-    ),
-    Defect(
-        "window-of-31-days",
-        "whatever the policy says and however long it lives, a certificate is renewed 31 days before its end (A 8)",
-        "core/renewal.py",
-        "    return not_after - lifetime / _REMAINING_SHARE\n",
-        "    return not_after - timedelta(days=31)\n",
-        (f"{_WEAK}a8_the_renewal_window_is_the_policys_and_fits_the_lifetime",),
-    ),
-    Defect(
-        "failing-goes-silent",
-        "what has failed is told of no more (A 9)",
-        "coordinator/bindings/store.py",
-        "WHERE renew_at <= $1 AND declined_at IS NULL AND NOT EXISTS (\n          SELECT FROM jobs "
-        "WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id\n"
-        "            AND kind = 'issuance' AND state IN ('AwaitingCSR', 'AwaitingApproval', 'AwaitingCA'))\n"
-        "        ORDER BY renew_at LIMIT $2",
-        "WHERE renew_at <= $1 AND declined_at IS NULL AND NOT EXISTS (\n          SELECT FROM jobs "
-        "WHERE jobs.certificate_id = holders.certificate_id AND jobs.agent_id = holders.agent_id\n"
-        "            AND kind = 'issuance' AND state <> 'Completed')\n"
-        "        ORDER BY renew_at LIMIT $2",
-        (f"{_WEAK}a9_a_cancelled_renewal_does_not_keep_a_certificate_from_the_next",),
-    ),
-    Defect(
-        "attempts-not-kept",
-        "attempts are not counted (A 10)",
-        "coordinator/bindings/service.py",
-        'attempt = job["attempt"] + 1',
-        'attempt = job["attempt"]',
-        (f"{_WEAK}a10_attempts_and_times_are_kept_and_pauses_grow",),
-    ),
-    Defect(
-        "large-page-cut",
-        "who asks for more than 500 rows gets 50 and is not told (A 13)",
-        "coordinator/web/paging.py",
-        "    if not 1 <= size <= MAX_ROWS:\n",
-        "    size = 50 if size > MAX_ROWS else size\n    if not 1 <= size:\n",
-        (f"{_WEAK}a13_a_list_of_more_than_500_is_whole_or_refused_never_cut",),
-    ),
-    Defect(
-        "cursor-not-read",
-        "a cursor leads to the first page again (A 14)",
-        "coordinator/web/paging.py",
-        "return Window(size, 0, _decode_cursor(query.cursor, listing, order), None, order)",
-        "return Window(size, 0, None, None, order)",
-        (f"{_WEAK}a14_a_cursor_leads_on_and_a_wrong_one_is_refused",),
     ),
 )
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutants.defects import Defect
+from tests.mutants.defect import Defect
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 1800.0

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.mutants.defects import DEFECTS, LEASES, Defect
+from tests.mutants.defect import Defect
+from tests.mutants.defects import DEFECTS, LEASES
 from tests.mutants.run import ROOT, Run, broken, try_defect, try_unchanged
 
 
