@@ -25,7 +25,7 @@ PYTHON_TEST := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 WHERE := $(PY) -c 'import sys; print(sys.prefix, *sys.version_info[:2])'
 $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)" || rm -f .venv/.where)
 
-# Tests wait more than they compute.
+# Processes that run tests, each whole files of them. They wait more than they compute.
 WORKERS := 4
 
 BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet api
@@ -54,7 +54,7 @@ soak-kill: .venv/.ready-dev debian-packages ## Shake a whole platform for 30 min
 # --- check -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need)
+test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
 	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 .PHONY: model

@@ -16,7 +16,7 @@ import pytest
 import structlog
 import trio
 
-from agent import daemon
+from agent import daemon, endpoint
 from agent.daemon import run
 from agent.identity import load_identity
 from agent.settings import Settings
@@ -176,7 +176,7 @@ async def test_a_page_that_crashes_takes_nothing_down(
         await trio.lowlevel.checkpoint()
         raise ValueError("a defect")
 
-    monkeypatch.setattr(daemon, "serve_page", crash)
+    monkeypatch.setattr(endpoint, "serve_page", crash)
     (port,) = free_ports(1)
     with structlog.testing.capture_logs():
         async with running(make_settings(CERTCTL_AGENT_LISTEN=f"127.0.0.1:{port}")) as agent:
