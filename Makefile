@@ -69,6 +69,10 @@ schemathesis: .venv/.ready-dev ## Hold a running coordinator against its OpenAPI
 mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see that the tests notice (ARGS='NAME …')
 	@$(PY) -m tests.mutants $(ARGS)
 
+.PHONY: journeys
+journeys: .venv/.ready-dev debian-packages ## Play every type of target through all chapters and write docs/journeys.md (ARGS='nginx …')
+	@$(PY) -m tests.journeys.targets $(ARGS)
+
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
 
