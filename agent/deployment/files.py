@@ -6,11 +6,13 @@ appears, and a name is replaced by one rename.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,7 @@ from core.secret import Secret
 
 MAX_BYTES = 1 << 20
 _HIGHEST_ID = (1 << 32) - 2
+_SELINUX = "security.selinux"
 
 _PEM = re.compile(
     rb"^-----BEGIN (?:(?:TRUSTED |X509 )?CERTIFICATE|(?:(?:RSA|EC|ENCRYPTED) )?PRIVATE KEY)-----", re.MULTILINE
@@ -30,16 +33,22 @@ _PEM = re.compile(
 
 
 class Attributes(msgspec.Struct, frozen=True):
-    """Mode and ownership of a file; -1 leaves an id as it comes."""
+    """Mode, ownership and SELinux context of a file; -1 and an empty context leave what comes."""
 
     mode: int
     uid: int = -1
     gid: int = -1
+    context: bytes = b""
+
+    @classmethod
+    def of(cls, path: int | Path, facts: os.stat_result) -> Attributes:
+        """Return those of a file, given by a descriptor or by its path, whose ``facts`` are known."""
+        return cls(stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid, _context(path))
 
     def fits(self, other: Attributes) -> bool:
         """Say whether a file with the attributes ``other`` needs no change."""
         same_owner = self.uid in {-1, other.uid} and self.gid in {-1, other.gid}
-        return self.mode == other.mode and same_owner
+        return self.mode == other.mode and same_owner and self.context in {b"", other.context}
 
 
 class Existing(msgspec.Struct, frozen=True):
@@ -63,12 +72,12 @@ def look(path: Path) -> Existing:
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES:
             raise Refused(f"{path} is not a certificate or key file and will not be replaced; choose another path")
         content = os.read(descriptor, MAX_BYTES)
+        attributes = Attributes.of(descriptor, facts)
     finally:
         os.close(descriptor)
     if content.strip() and not _PEM.search(content):
         problem = "holds no PEM certificate or key and will not be replaced"
         raise Refused(f"{path} {problem}; choose another path or move the file away")
-    attributes = Attributes(stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid)
     return Existing("link" if link else "file", link, Secret(content), attributes)
 
 
@@ -93,6 +102,8 @@ def write_new(path: Path, content: Secret[bytes], attributes: Attributes) -> Non
         if attributes.uid != -1 or attributes.gid != -1:
             os.fchown(file.fileno(), attributes.uid, attributes.gid)
         os.fchmod(file.fileno(), attributes.mode)
+        if attributes.context not in {b"", _context(file.fileno())}:
+            os.setxattr(file.fileno(), _SELINUX, attributes.context)
         os.fsync(file.fileno())
 
 
@@ -118,7 +129,7 @@ def _is_there(path: Path, content: Secret[bytes], attributes: Attributes) -> boo
         return (
             stat.S_ISREG(facts.st_mode)
             and facts.st_nlink == 1
-            and attributes.fits(Attributes(stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid))
+            and attributes.fits(Attributes.of(path, facts))
             and facts.st_size == len(content.reveal())
             and path.read_bytes() == content.reveal()
         )
@@ -143,6 +154,18 @@ def remove(path: Path) -> None:
     if path.parent.is_dir():
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def _context(path: int | Path) -> bytes:
+    """Return a file's SELinux context; nothing where there are none."""
+    if sys.platform != "linux":
+        return b""
+    try:
+        return os.getxattr(path, _SELINUX)
+    except OSError as error:
+        if error.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
+            return b""
+        raise
 
 
 def user_id(name: str | None) -> int:

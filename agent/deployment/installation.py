@@ -220,19 +220,20 @@ def _copy_version(store: VersionStore, version: int, role: Role, path: Path, tar
 
 def _wanted(spec: FileSpec, found: Existing) -> Attributes:
     """Config value, else the existing file's, else the default; a key is never left readable for everybody."""
-    uid, gid = user_id(spec.owner), group_id(spec.group)
+    uid, gid, context = user_id(spec.owner), group_id(spec.group), b""
     mode = spec.mode
     if found.content is not None:
         if mode is None:
             mode = found.attributes.mode & (0o640 if spec.role in {"key", "combined"} else 0o644)
         kept = _settable(found.attributes)
         uid, gid = (kept.uid if uid == -1 else uid), (kept.gid if gid == -1 else gid)
-    return Attributes(spec.default_mode if mode is None else mode, uid, gid)
+        context = kept.context
+    return Attributes(spec.default_mode if mode is None else mode, uid, gid, context)
 
 
 def _settable(attributes: Attributes) -> Attributes:
     """Owners can be inherited by root alone; anybody else keeps the files it makes."""
-    return attributes if os.geteuid() == 0 else Attributes(attributes.mode)
+    return attributes if os.geteuid() == 0 else Attributes(attributes.mode, context=attributes.context)
 
 
 def _temporary(target_id: str, role: Role) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -196,3 +197,18 @@ async def test_links_of_another_tool_are_replaced_and_their_files_left_alone(wor
     assert world.holds(new)
     assert (archive / "cert1.pem").read_bytes() == old.cert_pem
     assert (archive / "key1.pem").read_bytes() == old.key_pem
+
+
+@pytest.mark.trio
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else may label files where SELinux is off")
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_the_selinux_context_is_kept(world: World, layout: str) -> None:
+    """A file that was labelled on purpose keeps its label, renewed and undone."""
+    await world.install(layout)
+    label = b"system_u:object_r:httpd_config_t:s0\0"
+    os.setxattr(world.cert, "security.selinux", label)
+    await world.deploy(world.authority.issue(), layout)
+    assert os.getxattr(world.cert, "security.selinux") == label
+    world.nginx.write_config(world.cert, world.key, extra="broken")
+    assert (await world.deploy(world.authority.issue(), layout)).undo == "done"
+    assert os.getxattr(world.cert, "security.selinux") == label
