@@ -3,8 +3,8 @@
 100 renewals, one after another, over 4 nginx servers with an agent each. The end is seen from outside, by handshakes
 every few milliseconds; the parts come from the run's own timeline, so they do not add up to the whole.
 
-Then 200 certificates of one nginx are renewed at once; the time runs from the first request to the moment when a
-client has seen every one of them.
+Then 200 certificates of one nginx, and 200 of five, are renewed at once; the time runs from the first request to the
+moment when a client has seen every one of them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.fleet import API, Agent, Coordinator
-from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end, wait_until
+from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end
 from benchmarks.lab.results import save, summary, table
 from benchmarks.lab.servers import Nginx
+from benchmarks.lab.together import Together, renew_together
 from benchmarks.lab.wire import look, wait_for_change
 
 SERVERS, RENEWALS = 4, 100
 TOGETHER = 200
-GOAL_P50_S, GOAL_P95_S, GOAL_TOGETHER_S = 0.5, 1.0, 10.0
+GOAL_P50_S, GOAL_P95_S = 0.5, 1.0
+GOALS_TOGETHER_S = {1: 10.0, 5: 30.0}
+"""By the number of services that the certificates belong to."""
 Hosts = list[tuple[Nginx, str, str]]
 """Server, name, certificate id."""
 
@@ -46,7 +51,12 @@ def main() -> int:
             hosts = _fleet(folder, processes, coordinator, api)
             samples = [_renew(api, *hosts[number % len(hosts)]) for number in range(options.renewals)]
             _tell(samples)
-            _tell_together(*_together(folder, processes, coordinator, api, options.together))
+            _tell_together(
+                [
+                    renew_together(folder, processes, coordinator, options.together, services)
+                    for services in GOALS_TOGETHER_S
+                ]
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -89,48 +99,18 @@ def _renew(api: API, server: Nginx, name: str, certificate_id: str) -> dict[str,
     return {"request to served": (seen - asked) * 1000, **_parts(run)}
 
 
-def _together(
-    folder: Path, processes: list[Process], coordinator: Coordinator, api: API, count: int
-) -> tuple[int, float, int]:
-    """Renew all certificates of one nginx at once; return how many, the seconds, and the reloads that it took."""
-    names = [f"site-{number}.example.test" for number in range(count)]
-    server = Nginx("many", folder / "many", free_ports(1)[0], names)
-    agent = Agent("many", folder / "agent-many", coordinator, server.policy())
-    processes += [server.process, agent.process]
-    server.start()
-    agent.start()
-    certificates = []
-    for name in names:
-        target = {"name": name, "type": "nginx", "agent_id": agent.agent_id, "config": server.target_config(name)}
-        target_id = api.post("/api/v1/targets", target)["id"]
-        created = api.post("/api/v1/certificates", {"common_name": name, "target_ids": [target_id]})
-        certificates.append(created["certificate"]["id"])
-    for certificate_id in certificates:
-        wait_until("the first ones are served", lambda: _is_served(api, certificate_id), 120)  # noqa: B023
-    old = {name: seen.fingerprint for name in names if (seen := look(server.port, name))}
-    before, asked = _reloads(server), time.monotonic()
-    for certificate_id in certificates:
-        api.post(f"/api/v1/certificates/{certificate_id}/renew")
-    for name in names:
-        wait_for_change(server.port, name, old[name], deadline_s=120)
-    return count, time.monotonic() - asked, _reloads(server) - before
-
-
-def _is_served(api: API, certificate_id: str) -> bool:
-    return bool(api.get(f"/api/v1/certificates/{certificate_id}")["status"]["service"] == "served")
-
-
-def _reloads(server: Nginx) -> int:
-    """Count nginx's reloads by its own log."""
-    return (server.folder / "error.log").read_text().count(", reconfiguring")
-
-
-def _tell_together(count: int, seconds: float, reloads: int) -> None:
-    met = seconds <= GOAL_TOGETHER_S
-    path = save("renewal_together", {"certificates": count, "seconds": seconds, "reloads": reloads, "goal_met": met})
-    goal = f"goal {GOAL_TOGETHER_S:g} s: {'met' if met else 'NOT met'}"
-    sys.stdout.write(f"\n{count} certificates of one nginx renewed at once: all served after {seconds:.1f} s, ")
-    sys.stdout.write(f"{reloads} reloads; {goal}\nwritten to {path}\n")
+def _tell_together(runs: Sequence[Together]) -> None:
+    sys.stdout.write("\n")
+    for run in runs:
+        goal_s = GOALS_TOGETHER_S[run.services]
+        word = "met" if run.seconds <= goal_s else "NOT met"
+        sys.stdout.write(
+            f"{run.certificates} certificates of {run.services} nginx renewed at once by one agent: all served after "
+            f"{run.seconds:.1f} s (goal {goal_s:g} s: {word}), {run.reloads} reloads, "
+            f"agent {run.agent_before_mb:.0f} MB before and {run.agent_peak_mb:.0f} MB at most\n"
+        )
+    path = save("renewal_together", {"runs": [asdict(run) for run in runs], "goals_s": GOALS_TOGETHER_S})
+    sys.stdout.write(f"written to {path}\n")
 
 
 def _parts(run: dict[str, Any]) -> dict[str, float]:
