@@ -150,11 +150,10 @@ class Fleet:
             yield from (msgspec.json.decode(line) for line in whole.splitlines())
 
     def _add_certificate(self, name: str, site: str, wish: dict[str, Any]) -> str:
-        target = {"name": site, "type": "files", "agent_id": self.agent_ids()[name]}
-        target_id = self._api.post("/api/v1/targets", {**target, "config": target_config(self.folder / name, site)})[
-            "id"
-        ]
-        made = self._api.post("/api/v1/certificates", {"common_name": site, "target_ids": [target_id], **wish})
+        config = target_config(self.folder / name, site)
+        target = {"name": site, "type": "files", "agent_id": self.agent_ids()[name], "config": config}
+        target_id = self._api.create("/api/v1/targets", target)["id"]
+        made = self._api.create("/api/v1/certificates", {"common_name": site, "target_ids": [target_id], **wish})
         return str(made["certificate"]["id"])
 
     def _one_time_token(self, _name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import uuid
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -45,9 +47,11 @@ class API:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def call(self, method: str, path: str, body: JSON = None, **query: JSON) -> JSON:
+    def call(
+        self, method: str, path: str, body: JSON = None, headers: dict[str, str] | None = None, **query: JSON
+    ) -> JSON:
         """Return the answer's JSON; raise ``APIError`` for a problem."""
-        response = self.http.request(method, path, json=body, params=query or None)
+        response = self.http.request(method, path, json=body, params=query or None, headers=headers)
         answer = response.json() if response.content else None
         if not response.is_success:
             raise APIError(response.status_code, answer)
@@ -60,6 +64,14 @@ class API:
     def post(self, path: str, body: JSON = None) -> JSON:
         """POST."""
         return self.call("POST", path, body)
+
+    def create(self, path: str, body: JSON) -> JSON:
+        """POST what makes something once, however often the connection breaks on the way to it."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        for _ in range(2):
+            with contextlib.suppress(httpx.TransportError):
+                return self.call("POST", path, body, headers)
+        return self.call("POST", path, body, headers)
 
     def follow(self, run_id: str, *, deadline_s: float = 60.0) -> JSON:
         """Follow a run to its end or its first failed attempt; return it."""

@@ -31,7 +31,7 @@ from tests.journeys.needles import AnyKey, Haystack, Needle, documents, inner_ba
 from tests.journeys.stage import Journey, Stage, recording_nginx
 from tests.journeys.wiretap import Wiretap
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 ALGORITHMS = [KeyAlgorithm(name) for name in ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072")]
 
 
