@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from agent.files import naming, sync_folder
+from connectors.targets.base import CONFIG_MARK, Role
 from core.crash import crash_point
 from core.errors import InvalidInput, Refused
 from core.secret import Secret
@@ -60,8 +61,8 @@ class Existing(msgspec.Struct, frozen=True):
     attributes: Attributes = Attributes(0)
 
 
-def look(path: Path) -> Existing:
-    """Return what stands at ``path``; raise ``Refused`` for anything that is not a PEM file."""
+def look(path: Path, role: Role) -> Existing:
+    """Return what stands at ``path``; raise ``Refused`` for anything that is neither PEM nor, as ``config``, ours."""
     link = str(path.readlink()) if path.is_symlink() else ""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -75,7 +76,10 @@ def look(path: Path) -> Existing:
         attributes = Attributes.of(descriptor, facts)
     finally:
         os.close(descriptor)
-    if content.strip() and not _PEM.search(content):
+    if role == "config" and content.strip() and not content.startswith(CONFIG_MARK):
+        remedy = f"choose another path, or give the file up with a first line {CONFIG_MARK.decode()!r}"
+        raise Refused(f"{path} was not written by certctl and will not be replaced; {remedy}")
+    if role != "config" and content.strip() and not _PEM.search(content):
         problem = "holds no PEM certificate or key and will not be replaced"
         raise Refused(f"{path} {problem}; choose another path or move the file away")
     return Existing("link" if link else "file", link, Secret(content), attributes)

@@ -142,7 +142,7 @@ class Group:
             with doing(members, "checked", record=commands.check is not None):
                 await service.check_live(commands, self._tools.runner)
             crash_point("deploy.checked")
-            with doing(members, "reloaded"):
+            with doing(members, "reloaded", record=commands.reload is not None):
                 await service.reload(commands, self._tools.runner)
             crash_point("deploy.reloaded")
         except CertctlError as error:
@@ -170,6 +170,10 @@ class Group:
         return await self._conclude(members, back)
 
     async def _not_seen(self, members: Sequence[Member], *, alone: bool) -> Verdict:
+        if members[0].prepared.commands.reload is None and members[0].error is not None:
+            members = await self._leave_for_the_start(members, members[0].error)
+            if not members:
+                return "ended"
         back = await bring_back(members, "served", self._tools)
         if alone and len(members) > 1 and back.works and not any(member.obstacle for member in members):
             return "unseen"

@@ -28,7 +28,7 @@ from agent.deployment.journal import Journal, JournalFile, JournalFolder
 from agent.deployment.prepare import PlannedFile, Prepared
 from agent.deployment.versions import VersionStore
 from agent.files import explained
-from connectors.targets.base import FileSpec, Role
+from connectors.targets.base import FileSpec, Layout, Role
 from core.crash import crash_point
 from core.errors import Misconfigured
 from core.secret import Secret
@@ -63,7 +63,7 @@ class Installation:
         """Return what is installed; raise ``Refused`` when a path holds something that is not ours to replace."""
         with explained("looking at the installed files"):
             self.store.sweep()
-            existing = tuple(look(file.path) for file in self._files)
+            existing = tuple(look(file.path, file.spec.role) for file in self._files)
             wanted = tuple(_wanted(file.spec, found) for file, found in zip(self._files, existing, strict=True))
             previous = self._previous(existing)
             return Snapshot(existing, wanted, previous, self._is_complete(existing, wanted))
@@ -132,7 +132,7 @@ class Installation:
             if found.content != file.spec.content or not attributes.fits(found.attributes):
                 return False
             link = self.store.link_target(file.path, file.spec.role)
-            linked = self._prepared.config.layout == "current"
+            linked = _is_linked(self._prepared.config.layout, file.spec.role)
             if (found.kind, found.link) != (("link", link) if linked else ("file", "")):
                 return False
         return True
@@ -171,11 +171,13 @@ def publish(store: VersionStore, files: Sequence[PlannedFile], journal: Journal)
         # Each link shows what its path showed before, until the one rename below switches them together.
         store.point(journal.previous)
         for file in files:
-            link = store.link_target(file.path, file.spec.role)
-            replace_with_link(file.path, _temporary(journal.target_id, file.spec.role), link)
-            crash_point("deploy.linked")
-    else:
-        for file in files:
+            if _is_linked(journal.layout, file.spec.role):
+                link = store.link_target(file.path, file.spec.role)
+                replace_with_link(file.path, _temporary(journal.target_id, file.spec.role), link)
+                crash_point("deploy.linked")
+        store.point(journal.new)
+    for file in files:
+        if not _is_linked(journal.layout, file.spec.role):
             _copy_version(store, journal.new, file.spec.role, file.path, journal.target_id)
             crash_point("deploy.replaced")
     store.point(journal.new)
@@ -212,7 +214,7 @@ def _put_back_file(store: VersionStore, journal: Journal, file: JournalFile) -> 
 
 
 def _copy_version(store: VersionStore, version: int, role: Role, path: Path, target_id: str) -> None:
-    kept = look(store.path(version, role))
+    kept = look(store.path(version, role), role)
     if kept.content is None:
         raise Misconfigured(f"{store.path(version, role)} is gone; nothing can be installed from it")
     replace_with_file(path, _temporary(target_id, role), kept.content, _settable(kept.attributes))
@@ -229,6 +231,11 @@ def _wanted(spec: FileSpec, found: Existing) -> Attributes:
         uid, gid = (kept.uid if uid == -1 else uid), (kept.gid if gid == -1 else gid)
         context = kept.context
     return Attributes(spec.default_mode if mode is None else mode, uid, gid, context)
+
+
+def _is_linked(layout: Layout, role: Role) -> bool:
+    """Say whether a path is a link; never one that is watched, since no watcher sees the switch behind a link."""
+    return layout == "current" and role != "config"
 
 
 def _settable(attributes: Attributes) -> Attributes:

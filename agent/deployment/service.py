@@ -58,8 +58,9 @@ async def check_live(commands: ServiceCommands, runner: Runner) -> None:
 
 
 async def reload(commands: ServiceCommands, runner: Runner) -> None:
-    """Make the daemon load its files again; raise ``Transient`` when it does not."""
-    await _run(commands.reload, runner, "the reload failed")
+    """Make the daemon load its files again, unless it watches them; raise ``Transient`` when it does not."""
+    if commands.reload is not None:
+        await _run(commands.reload, runner, "the reload failed")
 
 
 def with_hint(error: CertctlError, endpoint: Endpoint) -> CertctlError:

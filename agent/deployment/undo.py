@@ -31,11 +31,15 @@ in_thread = trio.to_thread.run_sync
 
 
 class Back(msgspec.Struct, frozen=True):
-    """How the daemon likes the previous files, after a try failed in ``step``: None, or why it does not take them."""
+    """How the daemon likes the previous files, after a try failed in ``step``: None, or why it does not take them.
+
+    One that watches its files has them by now, whether its check passes or not.
+    """
 
     step: str
     check: CertctlError | None
     reload: CertctlError | None
+    watches: bool = False
 
     @property
     def works(self) -> bool:
@@ -45,7 +49,12 @@ class Back(msgspec.Struct, frozen=True):
     @property
     def problem(self) -> CertctlError | None:
         """Return what keeps the daemon from running as before; it had nothing new to forget before a reload."""
-        return (self.check or self.reload) if self.step in _LOADED else None
+        return (self.check or self.reload) if self.step in _LOADED and not self.watches else None
+
+    @property
+    def had_new(self) -> bool:
+        """Say whether the daemon may have run with the new files."""
+        return self.step in _LOADED or self.watches
 
 
 async def bring_back(members: Sequence[Member], step: str, tools: Tools) -> Back:
@@ -56,7 +65,8 @@ async def bring_back(members: Sequence[Member], step: str, tools: Tools) -> Back
             await _restore(member, tools.journals)
         check = await _try_check(commands, tools.runner)
         loaded = step in _LOADED and check is None
-        return Back(step, check, await _try_reload(commands, tools.runner) if loaded else None)
+        reload = await _try_reload(commands, tools.runner) if loaded else None
+        return Back(step, check, reload, watches=commands.reload is None)
 
 
 async def conclude(member: Member, back: Back, tools: Tools) -> None:
@@ -86,7 +96,7 @@ async def undo_interrupted(
 ) -> dict[str, CertctlError]:
     """Put everything of one service back after a crash; return what stands in the way, by target. Can be repeated."""
     restored, obstacles = await _restore_all(journals, folder)
-    if restored:
+    if restored and commands.reload is not None:
         try:
             await service.check_live(commands, runner)
             await service.reload(commands, runner)
@@ -107,7 +117,10 @@ async def undo_before_retry(
     that has worked the journals stay.
     """
     restored, obstacles = await _restore_all(journals, folder)
-    if restored and await _try_check(commands, runner) is None and await _try_reload(commands, runner) is None:
+    loaded = commands.reload is None
+    if restored and not loaded:
+        loaded = await _try_check(commands, runner) is None and await _try_reload(commands, runner) is None
+    if loaded:
         for journal in restored:
             await in_thread(folder.delete, journal.target_id)
     return obstacles
@@ -165,7 +178,7 @@ async def _try_reload(commands: ServiceCommands, runner: Runner) -> CertctlError
 
 async def _seen_after(member: Member, back: Back, probe: Probe) -> str:
     endpoint: Endpoint = member.prepared.endpoint
-    if member.obstacle is None and back.step in _LOADED and back.problem is None:
+    if member.obstacle is None and back.had_new and back.problem is None:
         return await service.served_after_undo(endpoint, member.fingerprint, probe)
     return await service.served_now(endpoint, probe)
 
@@ -191,5 +204,6 @@ def _unfinished(error: CertctlError, problem: CertctlError, prepared: Prepared) 
     """Say plainly that a person is needed; the kind of the first error decides whether trying again may help."""
     commands = [command for command in (prepared.commands.check, prepared.commands.reload) if command is not None]
     to_run = " and ".join(f"`{' '.join(command.argv)}`" for command in commands)
-    by_hand = f"repair its cause, then run {to_run}; the agent tries again when it starts"
+    then = "" if prepared.commands.reload is None else f", then run {to_run}"
+    by_hand = f"repair its cause{then}; the agent tries again when it starts"
     return type(error)(f"{error.detail} – THE UNDO FAILED: {problem.detail}; {by_hand}")

@@ -16,10 +16,14 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 import msgspec
 
 from connectors.probes.tls import Observation
+from core.errors import Misconfigured
 from core.names import Name, NameKind
 from core.secret import Secret
 
-Role = Literal["certificate", "chain", "key", "combined"]
+Role = Literal["certificate", "chain", "key", "combined", "config"]
+CONFIG_MARK = b"# Written by certctl"
+"""How a file of role ``config`` begins: a small configuration file of certctl's own that names the others."""
+
 Layout = Literal["current", "separate", "combined"]
 PublicMode = Literal["0400", "0440", "0444", "0600", "0640", "0644"]
 PrivateMode = Literal["0400", "0440", "0600", "0640"]
@@ -88,6 +92,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     binary: str = ""
     config: str = ""
     prefix: str = ""
+    admin: str = ""
     validate_action: HostName | None = None
     reload_action: HostName | None = None
 
@@ -107,7 +112,10 @@ class Material(msgspec.Struct, frozen=True):
 
 
 class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that shall exist. ``mode`` None means: the existing file's, else ``default_mode``; owners likewise."""
+    """One file that shall exist. ``mode`` None means: the existing file's, else ``default_mode``; owners likewise.
+
+    A file of role ``config`` begins with ``CONFIG_MARK``. In every layout it is a plain file.
+    """
 
     role: Role
     path: str
@@ -147,10 +155,13 @@ class Probe(Protocol):
 
 
 class ServiceCommands(msgspec.Struct, frozen=True):
-    """How a daemon checks its live configuration, if it can, and takes a changed certificate into use."""
+    """How a daemon checks its live configuration, if it can, and takes a changed certificate into use.
+
+    ``reload`` None: it watches its files, so what is published is in use.
+    """
 
     check: Command | None
-    reload: Command
+    reload: Command | None
 
 
 class StagedCheck(msgspec.Struct, frozen=True):
@@ -171,7 +182,11 @@ class FileTarget(Protocol[ConfigT_contra]):
         """The struct that a target's ``config`` is decoded into."""
 
     def files(self, config: ConfigT_contra, material: Material) -> tuple[FileSpec, ...]:
-        """Return the files to install; the engine keeps its versions beside the first one."""
+        """Return the files to install; the engine keeps its versions beside the first one.
+
+        They are published in this order, and put back in it: one that a daemon watches comes last, and differs from
+        version to version.
+        """
 
     def commands(self, service: Service) -> ServiceCommands | None:
         """Return the built-in live check and reload of this daemon, None where only the host knows them.
@@ -183,6 +198,17 @@ class FileTarget(Protocol[ConfigT_contra]):
         self, service: Service, staged: Sequence[Mapping[Role, Path]], scratch: Path, runner: Runner
     ) -> StagedCheck | None:
         """Describe one trial of all staged pairs that needs no privilege; None where the daemon has no such thing."""
+
+
+def found(service: Service, field: str, candidates: Sequence[str]) -> str:
+    """Return the service's ``binary`` or ``config``, else the first candidate that exists; raise ``Misconfigured``."""
+    if chosen := str(getattr(service, field)):
+        return chosen
+    for candidate in candidates:
+        if Path(candidate).exists():
+            return candidate
+    remedy = f"set {field} in [services.{service.name}] of agent.toml"
+    raise Misconfigured(f"{service.type}: no {field} at {', '.join(candidates)}; install {service.type} or {remedy}")
 
 
 def parse_mode(mode: str | None) -> int | None:

@@ -25,8 +25,9 @@ from connectors.targets.base import (
     Service,
     ServiceCommands,
     StagedCheck,
+    found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, pem_files
+from connectors.targets.pem import PATHS, PEMConfig, pem_files, staged_pair
 from core.errors import Misconfigured, Transient
 
 BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
@@ -78,8 +79,8 @@ class NginxTarget:
 
     def commands(self, service: Service) -> ServiceCommands:
         """Return ``nginx -t`` and ``nginx -s reload`` on this service's own configuration."""
-        binary = _found(service, "binary", BINARIES)
-        where: tuple[str, ...] = ("-c", _found(service, "config", CONFIGS))
+        binary = found(service, "binary", BINARIES)
+        where: tuple[str, ...] = ("-c", found(service, "config", CONFIGS))
         if service.prefix:
             where = (*where, "-p", service.prefix)
         return ServiceCommands(
@@ -91,7 +92,7 @@ class NginxTarget:
         self, service: Service, staged: Sequence[Mapping[Role, Path]], scratch: Path, runner: Runner
     ) -> StagedCheck:
         """Describe ``nginx -t`` on a configuration that holds only the staged pairs."""
-        binary = _found(service, "binary", BINARIES)
+        binary = found(service, "binary", BINARIES)
         build = await self._build(binary, runner)
         argv = [binary, "-t", "-q", "-p", f"{scratch}/", "-c", f"{scratch}/nginx.conf"]
         if build.version >= _FIRST_WITH_E:
@@ -148,21 +149,11 @@ http {{
 
 
 def _staged_server(number: int, files: Mapping[Role, Path]) -> str:
-    certificate = files["combined"] if "combined" in files else files["certificate"]
+    certificate, key = staged_pair(files)
     return f"""  server {{
     listen 127.0.0.1:{_STAGED_PORT} ssl;
     server_name staged-{number};
     ssl_certificate "{certificate}";
-    ssl_certificate_key "{files.get("key", certificate)}";
+    ssl_certificate_key "{key}";
   }}
 """
-
-
-def _found(service: Service, field: str, candidates: tuple[str, ...]) -> str:
-    if chosen := str(getattr(service, field)):
-        return chosen
-    for candidate in candidates:
-        if Path(candidate).exists():
-            return candidate
-    remedy = f"set {field} in [services.{service.name}] of agent.toml"
-    raise Misconfigured(f"nginx: no {field} at {', '.join(candidates)}; install nginx or {remedy}")

@@ -6,11 +6,13 @@ not like in a path it checks on its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from connectors.targets.base import FileSpec, FileTargetConfig, Material, Role, parse_mode
+from connectors.targets.base import CONFIG_MARK, FileSpec, FileTargetConfig, Material, Role, parse_mode
 from core.secret import Secret
 
 PATHS = ("cert_path", "key_path", "chain_path")
@@ -60,6 +62,34 @@ def pem_files(config: PEMConfig, material: Material) -> tuple[FileSpec, ...]:
     if config.chain_path is not None:
         files.append(_spec(config, "chain", config.chain_path, material.chain_pem))
     return tuple(files)
+
+
+def pair_paths(config: PEMConfig) -> tuple[str, str]:
+    """Return where certificate and key are; one path twice where one file holds both."""
+    return config.cert_path, config.key_path or config.cert_path
+
+
+def staged_pair(staged: Mapping[Role, Path]) -> tuple[str, str]:
+    """Return where certificate and key are staged; one path twice where one file holds both."""
+    certificate = staged["combined"] if "combined" in staged else staged["certificate"]
+    return str(certificate), str(staged.get("key", certificate))
+
+
+def watched_file(config: PEMConfig, path: str, document: object, material: Material) -> FileSpec:
+    """Return a YAML file of certctl's own for a daemon that watches it; each version of the certificate changes it."""
+    head = CONFIG_MARK + f" for {material.fingerprint}; what is changed here is lost.\n".encode()
+    content = head + msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"  # JSON is YAML
+    return FileSpec(
+        role="config", path=path, content=Secret(content), default_mode=0o644, owner=config.owner, group=config.group
+    )
+
+
+def check_watched_path(field: str, path: str) -> None:
+    """Raise ``ValueError`` for a path that cannot be one of ``watched_file``."""
+    if not path.startswith("/"):
+        raise ValueError(f"{field}: must be an absolute path")
+    if not path.endswith((".yaml", ".yml")):
+        raise ValueError(f"{field}: must end in .yaml or .yml, by which the server knows how to read it")
 
 
 def _spec(config: PEMConfig, role: Role, path: str, content: bytes) -> FileSpec:

@@ -75,6 +75,7 @@ def test_commands_name_this_service_alone() -> None:
     where = ("-c", "/opt/e.conf", "-p", "/opt/p")
     assert commands.check is not None
     assert commands.check.argv == ("/opt/nginx", "-t", "-q", *where)
+    assert commands.reload is not None
     assert commands.reload.argv == ("/opt/nginx", "-s", "reload", *where)
 
 
