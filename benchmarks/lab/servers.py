@@ -188,6 +188,7 @@ def write_placeholder(site: Site) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=90))
         .not_valid_after(now - dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(site.name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     site.cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

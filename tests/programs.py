@@ -1,0 +1,9 @@
+"""Servers that come with the environment, since Debian does not have them."""
+
+from __future__ import annotations
+
+import sysconfig
+
+# Not the script of that name: its first line may be longer than a kernel takes.
+ENVOY = f"{sysconfig.get_path('purelib')}/envoy/_bin/envoy"
+TRAEFIK = f"{sysconfig.get_path('scripts')}/traefik"
