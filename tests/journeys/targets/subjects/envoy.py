@@ -31,7 +31,7 @@ class Envoy(Subject):
         self.conf, self.listeners = folder / "envoy.yaml", folder / "lds.yaml"
         self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
         for site in (self.site, self.other):
-            site.folder.mkdir()
+            _sds(site).parent.mkdir(parents=True)
             write_placeholder(site)
             pair = {"certificate_chain": _file(site.cert_path), "private_key": _file(site.key_path)}
             _replace(_sds(site), {"@type": _tls("Secret"), "name": "certctl", "tls_certificate": pair})
@@ -76,7 +76,7 @@ class Envoy(Subject):
 
     def reload(self) -> None:
         """Let it read certificate and key again."""
-        copied = self.site.folder / "again"
+        copied = _sds(self.site).with_name("again")
         shutil.copy(_sds(self.site), copied)
         copied.replace(_sds(self.site))
 
@@ -100,7 +100,7 @@ SUBJECTS = (Envoy,)
 
 
 def _sds(site: Site) -> Path:
-    return site.folder / "sds.yaml"
+    return site.folder / "sds" / "certctl.yaml"
 
 
 def _file(path: Path) -> dict[str, str]:
