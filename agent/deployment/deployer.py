@@ -141,7 +141,9 @@ class Deployer:
     def _commands(self, journal: Journal) -> ServiceCommands:
         facts = self._policy.service(journal.target_type, journal.service)
         connector = registry.find(journal.target_type)
-        return resolve_commands(self._policy, connector, facts, journal.validate_action, journal.reload_action)
+        return resolve_commands(
+            self._policy, connector, facts, journal.validate_action, journal.reload_action, api=journal.api
+        )
 
 
 def _told(target_id: str, obstacle: CertctlError | None) -> str:

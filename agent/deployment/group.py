@@ -142,8 +142,8 @@ class Group:
             with doing(members, "checked", record=commands.check is not None):
                 await service.check_live(commands, self._tools.runner)
             crash_point("deploy.checked")
-            with doing(members, "reloaded", record=commands.reload is not None):
-                await service.reload(commands, self._tools.runner)
+            with doing(members, "reloaded", record=not commands.watches):
+                await service.reload(commands, [member.published for member in members], self._tools.runner)
             crash_point("deploy.reloaded")
         except CertctlError as error:
             return await self._not_taken(members, error)
@@ -170,7 +170,7 @@ class Group:
         return await self._conclude(members, back)
 
     async def _not_seen(self, members: Sequence[Member], *, alone: bool) -> Verdict:
-        if members[0].prepared.commands.reload is None and members[0].error is not None:
+        if members[0].prepared.commands.watches and members[0].error is not None:
             members = await self._leave_for_the_start(members, members[0].error)
             if not members:
                 return "ended"

@@ -153,6 +153,7 @@ class Installation:
             validate_action=config.validate_action,
             reload_action=config.reload_action,
             layout=config.layout,
+            api=self._prepared.commands.api is not None,
             store=str(self.store.root),
             files=tuple(
                 JournalFile(file.spec.role, str(file.path), found.kind, found.link)

@@ -34,7 +34,8 @@ class JournalFile(msgspec.Struct, frozen=True):
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """How to undo one change. ``previous`` holds the old contents; ``created`` are the versions this change made.
 
-    ``files_back`` says that the files are as before and only the daemon may not have loaded them again.
+    ``api``: the daemon takes files by its API. ``files_back``: the files are as before, and only the daemon may not
+    have loaded them again.
     """
 
     target_id: str
@@ -50,6 +51,12 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     current_before: int | None
     created: tuple[int, ...]
     files_back: bool = False
+    api: bool = False
+
+    @property
+    def paths(self) -> dict[Role, Path]:
+        """Return the configured paths."""
+        return {file.role: Path(file.path) for file in self.files}
 
     @property
     def is_first(self) -> bool:

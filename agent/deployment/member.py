@@ -12,7 +12,7 @@ from agent.deployment.installation import Installation, Snapshot
 from agent.deployment.journal import JournalFolder
 from agent.deployment.outcome import DeploymentOutcome, Progress
 from agent.deployment.prepare import Prepared
-from connectors.targets.base import Probe, Runner
+from connectors.targets.base import Probe, Role, Runner
 from core.errors import CertctlError
 
 
@@ -56,6 +56,11 @@ class Member:
     def paths(self) -> set[Path]:
         """Return the configured paths."""
         return {file.path for file in self.prepared.files}
+
+    @property
+    def published(self) -> dict[Role, Path]:
+        """Return the configured path of each file."""
+        return {file.spec.role: file.path for file in self.prepared.files}
 
     @property
     def is_first(self) -> bool:

@@ -14,6 +14,7 @@ from agent.policy import HostPolicy
 from connectors.probes.tls import check_name
 from connectors.targets import registry
 from connectors.targets.base import (
+    APITarget,
     FileSpec,
     FileTarget,
     FileTargetConfig,
@@ -86,7 +87,9 @@ def prepare(
         connector=connector,
         config=config,
         service=service,
-        commands=resolve_commands(policy, connector, service, config.validate_action, config.reload_action),
+        commands=resolve_commands(
+            policy, connector, service, config.validate_action, config.reload_action, api=uses_api(connector, config)
+        ),
         material=material,
         files=_place(connector.files(config, material), policy),
         endpoint=_endpoint(config.probe, item),
@@ -109,14 +112,19 @@ def resolve_commands(
     service: Service,
     validate_action: str | None,
     reload_action: str | None,
+    *,
+    api: bool = False,
 ) -> ServiceCommands:
     """Return what checks and reloads a service: the target's named action, the service's, or the connector's own.
 
-    A check may be missing, a reload may not: then ``Refused`` says which lines of agent.toml are.
+    A check may be missing, a reload may not: then ``Refused`` says which lines of agent.toml are. With ``api`` there is
+    no reload, and the daemon checks what it is given.
     """
     validate_action = validate_action or service.validate_action
     reload_action = reload_action or service.reload_action
     check = policy.action(validate_action) if validate_action else None
+    if api:
+        return ServiceCommands(check, None, service)
     reload = policy.action(reload_action) if reload_action else None
     built_in = connector.commands(service) if check is None or reload is None else None
     if built_in is not None:
@@ -124,6 +132,11 @@ def resolve_commands(
     if reload is None:
         raise Refused(policy.without_reload(service))
     return ServiceCommands(check, reload)
+
+
+def uses_api(connector: FileTarget[Any], config: FileTargetConfig) -> bool:
+    """Say whether the target's certificate is handed over by the daemon's API."""
+    return isinstance(connector, APITarget) and connector.uses_api(config)
 
 
 def _endpoint(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:

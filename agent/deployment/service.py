@@ -16,7 +16,8 @@ import trio
 
 from agent.deployment.prepare import Endpoint, Prepared
 from agent.files import explained
-from connectors.targets.base import Command, Probe, Role, Runner, ServiceCommands, StagedCheck
+from connectors.targets import registry
+from connectors.targets.base import APITarget, Command, Probe, Role, Runner, ServiceCommands, StagedCheck
 from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
 
 SIGHTINGS = 3
@@ -57,9 +58,13 @@ async def check_live(commands: ServiceCommands, runner: Runner) -> None:
         await _run(commands.check, runner, "the live configuration does not pass its check")
 
 
-async def reload(commands: ServiceCommands, runner: Runner) -> None:
-    """Make the daemon load its files again, unless it watches them; raise ``Transient`` when it does not."""
-    if commands.reload is not None:
+async def reload(commands: ServiceCommands, published: Sequence[Mapping[Role, Path]], runner: Runner) -> None:
+    """Make the daemon take these files into use, unless it watches them; raise ``Transient`` when it does not."""
+    if commands.api is not None:
+        connector = registry.find(commands.api.type)
+        assert isinstance(connector, APITarget), "only such a connector was asked"  # noqa: S101
+        await connector.apply(commands.api, published)
+    elif commands.reload is not None:
         await _run(commands.reload, runner, "the reload failed")
 
 

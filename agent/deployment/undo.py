@@ -7,7 +7,8 @@ loads them once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -19,7 +20,7 @@ from agent.deployment.installation import put_back
 from agent.deployment.journal import Journal, JournalFolder
 from agent.deployment.member import Member, Tools, doing
 from agent.deployment.prepare import Endpoint, Prepared
-from connectors.targets.base import Probe, Runner, ServiceCommands
+from connectors.targets.base import Probe, Role, Runner, ServiceCommands
 from core.crash import crash_point
 from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
 
@@ -65,8 +66,9 @@ async def bring_back(members: Sequence[Member], step: str, tools: Tools) -> Back
             await _restore(member, tools.journals)
         check = await _try_check(commands, tools.runner)
         loaded = step in _LOADED and check is None
-        reload = await _try_reload(commands, tools.runner) if loaded else None
-        return Back(step, check, reload, watches=commands.reload is None)
+        published = [member.published for member in members]
+        reload = await _try_reload(commands, published, tools.runner) if loaded else None
+        return Back(step, check, reload, watches=commands.watches)
 
 
 async def conclude(member: Member, back: Back, tools: Tools) -> None:
@@ -96,10 +98,10 @@ async def undo_interrupted(
 ) -> dict[str, CertctlError]:
     """Put everything of one service back after a crash; return what stands in the way, by target. Can be repeated."""
     restored, obstacles = await _restore_all(journals, folder)
-    if restored and commands.reload is not None:
+    if restored and not commands.watches:
         try:
             await service.check_live(commands, runner)
-            await service.reload(commands, runner)
+            await service.reload(commands, [journal.paths for journal in restored], runner)
         except CertctlError as error:
             return obstacles | {journal.target_id: error for journal in restored}
         crash_point("deploy.undo_reloaded")
@@ -117,9 +119,9 @@ async def undo_before_retry(
     that has worked the journals stay.
     """
     restored, obstacles = await _restore_all(journals, folder)
-    loaded = commands.reload is None
-    if restored and not loaded:
-        loaded = await _try_check(commands, runner) is None and await _try_reload(commands, runner) is None
+    loaded = commands.watches
+    if restored and not loaded and await _try_check(commands, runner) is None:
+        loaded = await _try_reload(commands, [journal.paths for journal in restored], runner) is None
     if loaded:
         for journal in restored:
             await in_thread(folder.delete, journal.target_id)
@@ -167,9 +169,11 @@ async def _try_check(commands: ServiceCommands, runner: Runner) -> CertctlError 
     return None
 
 
-async def _try_reload(commands: ServiceCommands, runner: Runner) -> CertctlError | None:
+async def _try_reload(
+    commands: ServiceCommands, published: Sequence[Mapping[Role, Path]], runner: Runner
+) -> CertctlError | None:
     try:
-        await service.reload(commands, runner)
+        await service.reload(commands, published, runner)
     except CertctlError as error:
         return error
     crash_point("deploy.undo_reloaded")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -157,11 +157,18 @@ class Probe(Protocol):
 class ServiceCommands(msgspec.Struct, frozen=True):
     """How a daemon checks its live configuration, if it can, and takes a changed certificate into use.
 
-    ``reload`` None: it watches its files, so what is published is in use.
+    That is done by ``reload`` or, on the service ``api``, by the connector's ``apply``. With neither the daemon watches
+    its files, so what is published is in use.
     """
 
     check: Command | None
     reload: Command | None
+    api: Service | None = None
+
+    @property
+    def watches(self) -> bool:
+        """Say whether the daemon takes changed files into use by itself."""
+        return self.reload is None and self.api is None
 
 
 class StagedCheck(msgspec.Struct, frozen=True):
@@ -198,6 +205,20 @@ class FileTarget(Protocol[ConfigT_contra]):
         self, service: Service, staged: Sequence[Mapping[Role, Path]], scratch: Path, runner: Runner
     ) -> StagedCheck | None:
         """Describe one trial of all staged pairs that needs no privilege; None where the daemon has no such thing."""
+
+
+@runtime_checkable
+class APITarget(Protocol):
+    """A connector that can hand certificates to its daemon by an API, instead of a reload."""
+
+    def uses_api(self, config: Any) -> bool:  # noqa: ANN401 - the connector's own type of configuration
+        """Say whether this target's configuration asks for it; reload actions are of no meaning then."""
+
+    async def apply(self, service: Service, published: Sequence[Mapping[Role, Path]]) -> None:
+        """Make the daemon use what is at these paths now, and drop what it had from paths where nothing is.
+
+        Can be repeated. Raises ``Transient`` when the daemon does not take it.
+        """
 
 
 def found(service: Service, field: str, candidates: Sequence[str]) -> str:

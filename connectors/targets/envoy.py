@@ -26,7 +26,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PEMConfig, check_watched_path, pair_paths, pem_files, staged_pair, watched_file
+from connectors.targets.pem import PEMConfig, check_watched_path, pair_of, pair_paths, pem_files, watched_file
 
 BINARIES = ("/usr/bin/envoy", "/usr/local/bin/envoy")
 CONFIGS = ("/etc/envoy/envoy.yaml", "/etc/envoy/envoy.json")
@@ -107,7 +107,7 @@ def _staged_listener(number: int, files: Mapping[Role, Path]) -> dict[str, Any]:
     # Port 0: validation binds nothing.
     tls = {
         "@type": f"{_TLS}.DownstreamTlsContext",
-        "common_tls_context": {"tls_certificates": [_pair(*staged_pair(files))]},
+        "common_tls_context": {"tls_certificates": [_pair(*pair_of(files))]},
     }
     return {
         "name": f"staged-{number}",

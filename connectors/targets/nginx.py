@@ -27,7 +27,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, pem_files, staged_pair
+from connectors.targets.pem import PATHS, PEMConfig, pair_of, pem_files
 from core.errors import Misconfigured, Transient
 
 BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
@@ -149,7 +149,7 @@ http {{
 
 
 def _staged_server(number: int, files: Mapping[Role, Path]) -> str:
-    certificate, key = staged_pair(files)
+    certificate, key = pair_of(files)
     return f"""  server {{
     listen 127.0.0.1:{_STAGED_PORT} ssl;
     server_name staged-{number};

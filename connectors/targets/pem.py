@@ -69,10 +69,10 @@ def pair_paths(config: PEMConfig) -> tuple[str, str]:
     return config.cert_path, config.key_path or config.cert_path
 
 
-def staged_pair(staged: Mapping[Role, Path]) -> tuple[str, str]:
-    """Return where certificate and key are staged; one path twice where one file holds both."""
-    certificate = staged["combined"] if "combined" in staged else staged["certificate"]
-    return str(certificate), str(staged.get("key", certificate))
+def pair_of(files: Mapping[Role, Path]) -> tuple[str, str]:
+    """Return where certificate and key are; one path twice where one file holds both."""
+    certificate = files["combined"] if "combined" in files else files["certificate"]
+    return str(certificate), str(files.get("key", certificate))
 
 
 def watched_file(config: PEMConfig, path: str, document: object, material: Material) -> FileSpec:

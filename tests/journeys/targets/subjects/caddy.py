@@ -1,4 +1,4 @@
-"""Caddy with a Caddyfile that names the target's files."""
+"""Caddy with a Caddyfile that names the target's files, and Caddy that is handed their contents by its admin API."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
+
 from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.servers import Site, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Subject
+from tests.journeys.targets.subject import PROBE_S, SITE, Gate, Subject
 
 BINARY = "/usr/bin/caddy"
 
@@ -30,10 +32,8 @@ class Caddy(Subject):
             site.folder.mkdir()
             write_placeholder(site)
         self.mend()
-        # Without these it would keep its state where the user's own Caddy does.
-        own = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_DATA_HOME": str(folder / "data")}
         argv = [BINARY, "run", "--config", str(self.conf), "--adapter", "caddyfile"]
-        self.process = Process(folder.name, argv, folder / "server.log", own)
+        self.process = Process(folder.name, argv, folder / "server.log", _own_folders(folder))
 
     @classmethod
     def version(cls) -> str:
@@ -96,4 +96,124 @@ class Caddy(Subject):
         )
 
 
-SUBJECTS = (Caddy,)
+class CaddyAPI(Subject):
+    """One Caddy that resumes what its admin API made of it; the API is at a socket."""
+
+    target_type = "caddy"
+    variant = "api"
+    skips: ClassVar = {"broken configuration": "Caddy is handed its configuration by the API and reads no file"}
+    reload_cause = "Caddy's admin API"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self._port,) = free_ports(1)
+        self._socket = folder / "admin.sock"
+        self.gate = SocketGate(self._socket)
+        self.conf = folder / "caddy.json"
+        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
+        for site in (self.site, self.other):
+            site.folder.mkdir()
+            write_placeholder(site)
+        self._write()
+        argv = [BINARY, "run", "--resume", "--config", str(self.conf)]
+        self.process = Process(folder.name, argv, folder / "server.log", _own_folders(folder))
+
+    @classmethod
+    def version(cls) -> str:
+        """Return what ``caddy version`` says."""
+        return Caddy.version()
+
+    def processes(self) -> Sequence[Process]:
+        """Return Caddy."""
+        return [self.process]
+
+    def start(self) -> None:
+        """Start Caddy."""
+        self.process.start()
+        self.process.await_ready(lambda: self.seen() is not None)
+
+    def policy(self) -> str:
+        """Return a service with the socket."""
+        return (
+            f"allowed_paths = [{toml_string(self.folder)}]\n[services.caddy]\ntype = 'caddy'\n"
+            f"admin = {toml_string(self._address())}\n"
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return where the files are that the API is given."""
+        paths = {"cert_path": str(self.site.cert_path), "key_path": str(self.site.key_path), "mode": "api"}
+        return {**paths, "probe": {"port": self._port, "timeout_s": PROBE_S}}
+
+    def pair(self) -> tuple[bytes, bytes]:
+        """Return what the API would be given."""
+        return self.site.cert_path.read_bytes(), self.site.key_path.read_bytes()
+
+    def port(self) -> int:
+        """Return its one port."""
+        return self._port
+
+    def reload(self) -> None:
+        """Give it its own configuration again."""
+        with self._admin() as admin:
+            config = admin.get("/config/").raise_for_status().content
+            given = {"Content-Type": "application/json", "Cache-Control": "must-revalidate"}
+            admin.post("/load", content=config, headers=given).raise_for_status()
+
+    def damage(self) -> None:
+        """Have nothing to damage."""
+        raise NotImplementedError
+
+    def divert(self) -> None:
+        """Let it choose the other certificate, whatever else it has."""
+        self._choose({"default_sni": SITE, "certificate_selection": {"any_tag": ["other"]}})
+
+    def mend(self) -> None:
+        """Let it choose by name and dates."""
+        self._choose({"default_sni": SITE})
+
+    def _choose(self, policy: dict[str, Any]) -> None:
+        with self._admin() as admin:
+            admin.patch("/config/apps/http/servers/web/tls_connection_policies", json=[policy]).raise_for_status()
+
+    def _admin(self) -> httpx.Client:
+        return httpx.Client(
+            base_url="http://caddy", headers={"Host": ""}, transport=httpx.HTTPTransport(uds=str(self._socket))
+        )
+
+    def _address(self) -> str:
+        return f"unix/{self._socket}"
+
+    def _write(self) -> None:
+        cert, key = self.other.cert_path.read_text(), self.other.key_path.read_text()
+        web = {
+            "listen": [f"127.0.0.1:{self._port}"],
+            "automatic_https": {"disable": True},
+            "routes": [{"handle": [{"handler": "static_response", "body": "ok"}]}],
+            "tls_connection_policies": [{"default_sni": SITE}],
+        }
+        placeholder = {"certificate": cert, "key": key, "tags": ["other"]}
+        apps = {"http": {"servers": {"web": web}}, "tls": {"certificates": {"load_pem": [placeholder]}}}
+        self.conf.write_text(json.dumps({"admin": {"listen": self._address()}, "apps": apps}))
+
+
+class SocketGate(Gate):
+    """The way to a socket, which is away while the gate is shut."""
+
+    def __init__(self, socket: Path) -> None:
+        self._here, self._away = socket, socket.with_suffix(".away")
+
+    def shut(self) -> None:
+        """Take it away."""
+        self._here.rename(self._away)
+
+    def open(self) -> None:
+        """Bring it back."""
+        self._away.rename(self._here)
+
+
+def _own_folders(folder: Path) -> dict[str, str]:
+    """Return variables that keep its state from where the user's own Caddy has it."""
+    return {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_DATA_HOME": str(folder / "data")}
+
+
+SUBJECTS = (Caddy, CaddyAPI)
