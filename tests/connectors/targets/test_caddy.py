@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from connectors.targets.base import Service
+from benchmarks.lab.processes import Process, free_ports
+from connectors.targets.base import Role, Service
 from connectors.targets.caddy import CaddyConfig, CaddyTarget
-from core.errors import Misconfigured
+from core.errors import Misconfigured, Transient
 from tests.connectors.targets.trying import MATERIAL, staged_pairs, trial
 
 SERVICE = Service(name="caddy", type="caddy", binary="/usr/bin/caddy", config="/etc/caddy/Caddyfile")
@@ -61,3 +64,70 @@ async def test_a_real_caddy_loads_the_trial_and_refuses_a_wrong_key(tmp_path: Pa
     wrong = await trial(CaddyTarget(), SERVICE, [pairs["apart"], pairs["wrong"]], tmp_path)
     assert wrong.returncode == 1
     assert "private key does not match public key" in wrong.output
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Service, Path]]:
+    """A Caddy whose admin API is at a TCP port, and a file that shows what it keeps for its next start."""
+    (port,) = free_ports(1)
+    config = tmp_path / "caddy.json"
+    config.write_text(f'{{"admin": {{"listen": "127.0.0.1:{port}"}}}}')
+    own = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    process = Process("caddy", ["/usr/bin/caddy", "run", "--config", str(config)], tmp_path / "log", own).start()
+    process.await_ready(lambda: "admin endpoint started" in process.tail())
+    yield Service(name="caddy", type="caddy", admin=f"127.0.0.1:{port}"), tmp_path / "caddy" / "autosave.json"
+    process.stop()
+
+
+def keys(autosave: Path) -> list[str]:
+    certificates = json.loads(autosave.read_bytes())["apps"]["tls"]["certificates"]
+    return [entry["key"] for entry in certificates["load_pem"]]
+
+
+@pytest.mark.anyio
+async def test_entries_follow_their_files(running: tuple[Service, Path], tmp_path: Path) -> None:
+    service, autosave = running
+    pairs, renewed = staged_pairs(tmp_path), tmp_path / "renewed"
+    renewed.mkdir()
+    other = staged_pairs(renewed)
+    both = [pairs["apart"], pairs["combined"]]
+    for _ in range(2):
+        await CaddyTarget().apply(service, both)
+        assert keys(autosave) == [path_of(files).read_text() for files in both]
+    for role in ("certificate", "key"):
+        pairs["apart"][role].write_bytes(other["apart"][role].read_bytes())
+    await CaddyTarget().apply(service, both)
+    assert keys(autosave) == [path_of(files).read_text() for files in both]
+    pairs["apart"]["certificate"].unlink()
+    for _ in range(2):
+        await CaddyTarget().apply(service, both)
+        assert keys(autosave) == [pairs["combined"]["combined"].read_text()]
+
+
+def path_of(files: dict[Role, Path]) -> Path:
+    return files["combined"] if "combined" in files else files["key"]
+
+
+@pytest.mark.anyio
+async def test_a_pair_that_caddy_refuses_changes_nothing(running: tuple[Service, Path], tmp_path: Path) -> None:
+    service, autosave = running
+    pairs = staged_pairs(tmp_path)
+    await CaddyTarget().apply(service, [pairs["apart"]])
+    with pytest.raises(Transient, match=r"refused the new certificate with .* private key does not match") as refused:
+        await CaddyTarget().apply(service, [pairs["wrong"]])
+    assert "PRIVATE KEY" not in refused.value.detail
+    assert keys(autosave) == [pairs["apart"]["key"].read_text()]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("address", ["", "unix/{}/admin.sock"], ids=["port", "socket"])
+async def test_a_stopped_caddy_is_explained(tmp_path: Path, address: str) -> None:
+    (port,) = free_ports(1)
+    admin = address.format(tmp_path) or f"127.0.0.1:{port}"
+    with pytest.raises(Transient, match=r"admin API at \S+ does not answer: .*; is Caddy running\?"):
+        await CaddyTarget().apply(Service(name="c", type="caddy", admin=admin), [staged_pairs(tmp_path)["apart"]])
+
+
+def test_a_reload_is_of_no_meaning_to_the_api() -> None:
+    with pytest.raises(ValueError, match="reload_action: has no meaning with mode api"):
+        CaddyConfig(cert_path="/a", key_path="/b", mode="api", reload_action="reload-caddy")
