@@ -28,6 +28,11 @@ there is to say:
     prefix = "/usr/share/nginx"         # nginx -p; default: the one that was compiled in
     reload_action = "reload-nginx"      # instead of the connector's own `nginx -s reload`
 
+    # Where Caddy's admin API is, if not at localhost:2019: another loopback address or a socket.
+    [services.caddy]
+    type = "caddy"
+    admin = "unix//run/caddy/admin.sock"
+
     # A daemon without a connector of its own. Without a validate_action its configuration is not checked.
     [services.mail]
     type = "files"

@@ -124,7 +124,7 @@ async def _admin(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     # Caddy takes requests that name its address, and on a socket those that name none.
     client = httpx.AsyncClient(
         base_url=f"http://{'caddy' if socket else address}",
-        headers={"Host": "" if socket else address},
+        headers={"Host": ""} if socket else {"Host": address, "Origin": f"http://{address}"},
         transport=httpx.AsyncHTTPTransport(uds=socket),
         timeout=_API_TIMEOUT_S,
         trust_env=False,

@@ -153,3 +153,15 @@ async def test_a_pair_that_is_never_served_is_taken_back(host: Host) -> None:
     assert host.complete_pair()
     host.subject.mend()
     host.shows(old)
+
+
+@ENVOY
+async def test_an_envoy_that_waits_for_its_first_secret_gets_it(host: Host) -> None:
+    host.own_file.write_bytes(CONFIG_MARK + b"\nresources: []\n")
+    (process,) = host.subject.processes()
+    process.start()
+    process.await_ready(lambda: "all dependencies initialized" in process.tail())
+    assert served(host.subject.port(), SITE) == ""
+    issued = host.issue()
+    assert (await host.deploy(issued)).outcome == "served"
+    host.shows(issued)

@@ -71,7 +71,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Service, Path]]:
     """A Caddy whose admin API is at a TCP port, and a file that shows what it keeps for its next start."""
     (port,) = free_ports(1)
     config = tmp_path / "caddy.json"
-    config.write_text(f'{{"admin": {{"listen": "127.0.0.1:{port}"}}}}')
+    config.write_text(f'{{"admin": {{"listen": "127.0.0.1:{port}", "enforce_origin": true}}}}')
     own = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     process = Process("caddy", ["/usr/bin/caddy", "run", "--config", str(config)], tmp_path / "log", own).start()
     process.await_ready(lambda: "admin endpoint started" in process.tail())

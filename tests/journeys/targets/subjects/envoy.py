@@ -36,7 +36,7 @@ class Envoy(Subject):
             pair = {"certificate_chain": _file(site.cert_path), "private_key": _file(site.key_path)}
             _replace(_sds(site), {"@type": _tls("Secret"), "name": "certctl", "tls_certificate": pair})
         self.mend()
-        argv = [ENVOY, "-c", str(self.conf), "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
+        argv = [ENVOY, "-c", str(self.conf), "--disable-hot-restart", "--concurrency", "2", "--log-level", "info"]
         self.process = Process(folder.name, argv, folder / "server.log")
 
     @classmethod
