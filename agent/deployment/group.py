@@ -17,6 +17,7 @@ import trio
 from agent.deployment import service
 from agent.deployment.member import Member, Tools, doing
 from agent.deployment.undo import Back, bring_back, conclude, undo_before_retry
+from connectors.targets.base import ServiceCommands
 from core.crash import crash_point
 from core.errors import CertctlError, Refused, Transient
 
@@ -134,14 +135,15 @@ class Group:
 
     async def _commit(self, members: Sequence[Member]) -> Verdict:
         """Publish, check, load and look; nothing stays changed of what did not end well."""
+        commands = members[0].prepared.commands
+        if commands.watches:
+            members = await self._check_first(members, commands)
         members = await self._publish(members)
         if not members:
             return "ended"
-        commands = members[0].prepared.commands
         try:
-            with doing(members, "checked", record=commands.check is not None):
-                await service.check_live(commands, self._tools.runner)
-            crash_point("deploy.checked")
+            if not commands.watches:
+                await self._check(members, commands)
             with doing(members, "reloaded", record=not commands.watches):
                 await service.reload(commands, [member.published for member in members], self._tools.runner)
             crash_point("deploy.reloaded")
@@ -149,6 +151,21 @@ class Group:
             return await self._not_taken(members, error)
         unseen = await self._see(members)
         return await self._not_seen(unseen, alone=len(unseen) == len(members)) if unseen else "ended"
+
+    async def _check(self, members: Sequence[Member], commands: ServiceCommands) -> None:
+        with doing(members, "checked", record=commands.check is not None):
+            await service.check_live(commands, self._tools.runner)
+        crash_point("deploy.checked")
+
+    async def _check_first(self, members: Sequence[Member], commands: ServiceCommands) -> Sequence[Member]:
+        """Check a daemon that takes what is published at once; return nobody when something else is broken."""
+        try:
+            await self._check(members, commands)
+        except CertctlError as error:
+            for member in members:
+                await self._drop(member, error)
+            return []
+        return members
 
     async def _publish(self, members: Sequence[Member]) -> list[Member]:
         changed = [member for member in members if not _complete(member)]

@@ -32,15 +32,11 @@ in_thread = trio.to_thread.run_sync
 
 
 class Back(msgspec.Struct, frozen=True):
-    """How the daemon likes the previous files, after a try failed in ``step``: None, or why it does not take them.
-
-    One that watches its files has them by now, whether its check passes or not.
-    """
+    """How the daemon likes the previous files, after a try failed in ``step``: None, or why it does not take them."""
 
     step: str
     check: CertctlError | None
     reload: CertctlError | None
-    watches: bool = False
 
     @property
     def works(self) -> bool:
@@ -50,12 +46,7 @@ class Back(msgspec.Struct, frozen=True):
     @property
     def problem(self) -> CertctlError | None:
         """Return what keeps the daemon from running as before; it had nothing new to forget before a reload."""
-        return (self.check or self.reload) if self.step in _LOADED and not self.watches else None
-
-    @property
-    def had_new(self) -> bool:
-        """Say whether the daemon may have run with the new files."""
-        return self.step in _LOADED or self.watches
+        return (self.check or self.reload) if self.step in _LOADED else None
 
 
 async def bring_back(members: Sequence[Member], step: str, tools: Tools) -> Back:
@@ -64,11 +55,12 @@ async def bring_back(members: Sequence[Member], step: str, tools: Tools) -> Back
     with doing(members, "undone"):
         for member in members:
             await _restore(member, tools.journals)
-        check = await _try_check(commands, tools.runner)
+        # A daemon that watches its files has the previous ones by now, whatever a check says.
+        check = None if commands.watches else await _try_check(commands, tools.runner)
         loaded = step in _LOADED and check is None
         published = [member.published for member in members]
         reload = await _try_reload(commands, published, tools.runner) if loaded else None
-        return Back(step, check, reload, watches=commands.watches)
+        return Back(step, check, reload)
 
 
 async def conclude(member: Member, back: Back, tools: Tools) -> None:
@@ -182,7 +174,7 @@ async def _try_reload(
 
 async def _seen_after(member: Member, back: Back, probe: Probe) -> str:
     endpoint: Endpoint = member.prepared.endpoint
-    if member.obstacle is None and back.had_new and back.problem is None:
+    if member.obstacle is None and back.step in _LOADED and back.problem is None:
         return await service.served_after_undo(endpoint, member.fingerprint, probe)
     return await service.served_now(endpoint, probe)
 

@@ -121,19 +121,18 @@ async def test_the_first_files_of_a_stopped_server_stay_for_its_start(host: Host
 
 
 @ENVOY
-async def test_what_was_taken_before_its_check_failed_is_taken_back(host: Host) -> None:
-    """Envoy has the new files by then, and has the old ones again without any command."""
+async def test_nothing_is_published_while_the_configuration_is_broken(host: Host) -> None:
+    """Envoy would take it at once, and nobody would know whether it could start again."""
     host.subject.start()
     old = host.issue()
     await host.deploy(old)
-    text = host.own_file.read_bytes()
+    text, versions = host.own_file.read_bytes(), list(host.subject.folder.rglob("versions/*"))
     host.subject.damage()
     outcome = await host.deploy(host.issue())
     assert "the live configuration does not pass its check" in cause(outcome)
-    assert "its cause lies elsewhere" in cause(outcome)
-    assert (outcome.undo, outcome.served_fingerprint) == ("done", old.fingerprint)
+    assert (outcome.undo, outcome.served_fingerprint) == ("not_needed", old.fingerprint)
     assert host.own_file.read_bytes() == text
-    host.shows(old)
+    assert list(host.subject.folder.rglob("versions/*")) == versions
 
 
 @ENVOY
