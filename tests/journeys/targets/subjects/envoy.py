@@ -43,7 +43,7 @@ class Envoy(Subject):
     def version(cls) -> str:
         """Return what ``envoy --version`` says, without the commit."""
         said = subprocess.run([ENVOY, "--version"], capture_output=True, text=True, check=True).stdout
-        return f"envoy {said.strip().split('/')[1]}"
+        return f"envoy {said.partition(' version: ')[2].split('/')[1]}"
 
     def processes(self) -> Sequence[Process]:
         """Return Envoy."""
