@@ -172,10 +172,13 @@ class ServiceCommands(msgspec.Struct, frozen=True):
 
 
 class StagedCheck(msgspec.Struct, frozen=True):
-    """A trial of the staged files: text files to write into the scratch folder first, then the command."""
+    """A trial of the staged files: text files to write into the scratch folder first, then the command.
+
+    ``command`` None: the connector has tried them itself, and there is nothing to run.
+    """
 
     files: Mapping[str, str]
-    command: Command
+    command: Command | None
 
 
 ConfigT_contra = TypeVar("ConfigT_contra", bound=FileTargetConfig, contravariant=True)

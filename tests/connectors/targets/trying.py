@@ -32,6 +32,7 @@ async def trial(
     """Try the staged pairs."""
     check = await target.staged_check(service, staged, scratch, Runner())
     assert check is not None
+    assert check.command is not None
     for name, text in check.files.items():
         (scratch / name).write_text(text)
     return await Runner().run(check.command)
