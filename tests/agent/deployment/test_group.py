@@ -167,7 +167,7 @@ async def test_a_daemon_that_ignores_the_whole_reload_because_of_one_pair(world:
             return await super().run(command)
 
     runner = Deaf()
-    probe = {name: {"probe": {"port": world.nginx.port, "timeout_s": 1.5}} for name in NAMES}
+    probe = {name: {"probe": {"port": world.nginx.port, "timeout_s": 4}} for name in NAMES}
     outcomes = await fleet.renew(world.deployer(runner=runner), **probe)
     assert failed(outcomes) == {"n3"}
     assert runner.seen.count("ignored") == 4
