@@ -17,5 +17,5 @@ def test_every_operation_answers_as_it_is_described(database_url: str, tmp_path:
     examined = examine(database_url, tmp_path, f"--max-time={SECONDS}", "--seed=1", "--max-examples=5")
     assert examined.code == 0, examined.said
     tried, failed = re.findall(r"(\d+) generated, (\d+) passed", examined.said)[0]
-    assert int(tried) == int(failed) > 250, examined.said
+    assert int(tried) == int(failed) > 100, examined.said
     assert "request_failed" not in examined.log

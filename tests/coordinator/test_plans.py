@@ -24,7 +24,7 @@ from coordinator.notifications import alerts, delivery
 from tests.coordinator.world import KEYS, World, open_world, variables
 from tests.postgres import PostgresServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 CERTIFICATES = 50_000
 BIG_BYTES = 1_000_000
 """Tables from this size on may not be read from end to end; months of the audit trail count each by itself."""
