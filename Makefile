@@ -73,6 +73,22 @@ mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see t
 journeys: .venv/.ready-dev debian-packages ## Play every type of target through all chapters and write docs/journeys.md (ARGS='nginx …')
 	@$(PY) -m tests.journeys.targets $(ARGS)
 
+# Programs for the tests that no package brings are built once into a cache and used whenever they are there.
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl
+KUBERNETES := $(PEERS)/kubernetes
+KUBERNETES_VERSION = $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
+GO := $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go) go)
+
+.PHONY: peers-kubernetes
+peers-kubernetes: $(KUBERNETES)/kube-apiserver ## Build a Kubernetes API server with etcd for the tests, once (needs Go 1.26; 20 minutes on two cores)
+
+$(KUBERNETES)/kube-apiserver: tests/peers/kubernetes/go.mod
+	@mkdir -p '$(KUBERNETES)'
+	@cd tests/peers/kubernetes && CGO_ENABLED=0 nice '$(GO)' build -p 2 -trimpath -buildvcs=false \
+	  -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' \
+	  -o '$(KUBERNETES)/' ./etcd ./kube-apiserver
+	@touch '$@'
+
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
 
