@@ -17,7 +17,9 @@ class Activity:
     held: dict[str, str] = field(default_factory=dict)
     connected: bool = False
     last_error: str = ""
-    ended: dict[str, int] = field(default_factory=lambda: {"served": 0, "unchanged": 0, "failed": 0, "issued": 0})
+    ended: dict[str, int] = field(
+        default_factory=lambda: {"served": 0, "stored": 0, "unchanged": 0, "failed": 0, "issued": 0}
+    )
     _answered_at: float = -math.inf
 
     def note_answer(self) -> None:

@@ -183,14 +183,15 @@ class Failure(msgspec.Struct, frozen=True):
 class JobReport(msgspec.Struct, frozen=True):
     """How a job ended on the agent's host.
 
-    ``served``: the new certificate was seen on the wire. ``unchanged``: it was already installed and seen. ``failed``:
-    it is not served; ``undo`` then says whether the old state is back. ``served_fingerprint`` is what was last seen.
+    ``served``: the new certificate was seen on the wire. ``unchanged``: it was already installed and seen. ``stored``:
+    it was read back where it belongs, and the target does not say where anybody could see it. ``failed``: it is not
+    served; ``undo`` then says whether the old state is back. ``served_fingerprint`` is what was last seen.
     """
 
     agent_id: str
     job_id: str
     lease_epoch: int
-    outcome: Literal["served", "unchanged", "failed"]
+    outcome: Literal["served", "stored", "unchanged", "failed"]
     steps: tuple[Step, ...] = ()
     failure: Failure | None = None
     served_fingerprint: str = ""

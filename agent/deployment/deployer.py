@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -17,11 +18,12 @@ from agent.deployment.journal import Journal, JournalFolder
 from agent.deployment.member import Member, Tools
 from agent.deployment.outcome import DeploymentOutcome, Progress
 from agent.deployment.prepare import prepare, resolve_commands
+from agent.deployment.remote import PreparedDelivery, Remote, prepare_delivery
 from agent.deployment.undo import undo_interrupted
 from agent.policy import HostPolicy
 from connectors.probes import tls
 from connectors.targets import registry
-from connectors.targets.base import Probe, Runner, ServiceCommands
+from connectors.targets.base import Probe, RemoteTarget, Runner, ServiceCommands
 from core.crash import crash_point
 from core.errors import CertctlError
 from core.secret import Secret
@@ -72,6 +74,8 @@ class Deployer:
         self._sealing_key = sealing_key
         self._services: defaultdict[tuple[str, str], _Service] = defaultdict(_Service)
         self._slots = trio.CapacityLimiter(parallel)
+        self._remote = Remote(state_dir / "journal-remote", probe)
+        self._places: defaultdict[tuple[str, str, str], trio.Lock] = defaultdict(trio.Lock)
 
     @property
     def policy(self) -> HostPolicy:
@@ -87,13 +91,22 @@ class Deployer:
         progress = Progress()
         try:
             with progress.doing("prepared", record=False):
-                prepared = prepare(item, private_key_pem, self._policy, self._sealing_key)
+                remote = isinstance(registry.find(item.target_type), RemoteTarget)
+                prepared = (prepare_delivery if remote else prepare)(
+                    item, private_key_pem, self._policy, self._sealing_key
+                )
         except CertctlError as error:
             return progress.failed(error)
+        if isinstance(prepared, PreparedDelivery):
+            return await self._deliver(prepared, progress)
         member = Member(prepared, progress, self._tools.journals)
         await self._in_turn(self._services[item.target_type, prepared.service.name], member)
         assert member.outcome is not None, "a group gives each member its outcome"  # noqa: S101
         return member.outcome
+
+    async def _deliver(self, prepared: PreparedDelivery, progress: Progress) -> DeploymentOutcome:
+        async with self._places[prepared.place], self._slots:
+            return await self._remote.deliver(prepared, progress)
 
     async def _in_turn(self, service: _Service, member: Member) -> None:
         """Wait for the service; whoever gets it first works for all who wait."""
@@ -136,11 +149,23 @@ class Deployer:
         for (target_type, name, commands), journals in together.items():
             async with self._services[target_type, name].lock:
                 obstacles |= await undo_interrupted(journals, self._tools.journals, commands, self._tools.runner)
-        return [_told(target_id, obstacles.get(target_id)) for target_id in targets]
+        told = [_told(target_id, obstacles.get(target_id)) for target_id in targets]
+        return [*told, *await self._repair_remote()]
+
+    async def _repair_remote(self) -> list[str]:
+        told = []
+        for target_id in await in_thread(self._remote.journals.targets):
+            try:
+                left_alone = await self._remote.repair(target_id, self._policy, self._sealing_key)
+            except CertctlError as error:
+                told.append(_told(target_id, error))
+            else:
+                told.append(f"{target_id}: {left_alone}" if left_alone else _told(target_id, None))
+        return told
 
     def _commands(self, journal: Journal) -> ServiceCommands:
         facts = self._policy.service(journal.target_type, journal.service)
-        connector = registry.find(journal.target_type)
+        connector: Any = registry.find(journal.target_type)
         return resolve_commands(
             self._policy, connector, facts, journal.validate_action, journal.reload_action, api=journal.api
         )

@@ -20,7 +20,7 @@ from core.wire import Failure, Step
 class DeploymentOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one deployment; see ``core.wire.JobReport`` for the words."""
 
-    outcome: Literal["served", "unchanged", "failed"]
+    outcome: Literal["served", "stored", "unchanged", "failed"]
     steps: tuple[Step, ...] = ()
     failure: Failure | None = None
     served_fingerprint: str = ""
@@ -46,7 +46,7 @@ class Progress:
             self.steps.append(Step(name, ms))
             tracing.measured(name, ms, self._trace)
 
-    def ended(self, outcome: Literal["served", "unchanged"], fingerprint: str) -> DeploymentOutcome:
+    def ended(self, outcome: Literal["served", "stored", "unchanged"], fingerprint: str) -> DeploymentOutcome:
         """Return the outcome of a success."""
         return DeploymentOutcome(outcome=outcome, steps=tuple(self.steps), served_fingerprint=fingerprint)
 

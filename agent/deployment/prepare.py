@@ -30,7 +30,7 @@ from core.hpke import open_sealed
 from core.secret import Secret
 from core.wire import DeploymentItem
 
-_TARGET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+TARGET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
@@ -73,11 +73,11 @@ def prepare(
     sealing_key: X25519PrivateKey | None = None,
 ) -> Prepared:
     """Check the item against itself, its connector and the host's policy; raise a ``Permanent`` error otherwise."""
-    if not _TARGET_ID.fullmatch(item.target_id):
+    if not TARGET_ID.fullmatch(item.target_id):
         raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
     policy.check_type(item.target_type)
-    connector = registry.find(item.target_type)
-    config = registry.decode_config(item.target_type, _opened(item, sealing_key))
+    connector: Any = registry.find(item.target_type)
+    config: Any = registry.decode_config(item.target_type, opened(item, sealing_key))
     for field in ("owner", "group"):
         policy.check_owner(getattr(config, field), field=f"config.{field}")
     service = policy.service(item.target_type, config.service)
@@ -92,11 +92,11 @@ def prepare(
         ),
         material=material,
         files=_place(connector.files(config, material), policy),
-        endpoint=_endpoint(config.probe, item),
+        endpoint=endpoint_of(config.probe, item),
     )
 
 
-def _opened(item: DeploymentItem, sealing_key: X25519PrivateKey | None) -> dict[str, Any]:
+def opened(item: DeploymentItem, sealing_key: X25519PrivateKey | None) -> dict[str, Any]:
     """Return the item's configuration with its secrets; raise ``Refused`` for one that was not sealed to this agent."""
     if not item.sealed:
         return item.config
@@ -139,7 +139,8 @@ def uses_api(connector: FileTarget[Any], config: FileTargetConfig) -> bool:
     return isinstance(connector, APITarget) and connector.uses_api(config)
 
 
-def _endpoint(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:
+def endpoint_of(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:
+    """Return where a target is looked at; raise ``InvalidInput`` for what is no name."""
     sni = probe.sni or default_sni(item.names)
     check_name(probe.host, "config.probe.host")
     if sni:

@@ -10,6 +10,7 @@ stars. Both sides import this module, so no event loop is chosen here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -84,6 +85,16 @@ class FileTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     keep: Annotated[int, msgspec.Meta(description="How many earlier versions stay on the host.", ge=0, le=100)] = 3
 
 
+class RemoteTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every target may be told whose certificate lies elsewhere than in files of this host."""
+
+    service: Annotated[HostName, msgspec.Meta(description="Name of the place in the host's agent.toml.")]
+    probe: Annotated[
+        ProbeConfig | None,
+        msgspec.Meta(description="Where the certificate is served; default: nobody looks, it is only stored."),
+    ] = None
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Facts about one daemon on this host, from its agent.toml; empty fields mean the connector's own defaults."""
 
@@ -93,6 +104,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     config: str = ""
     prefix: str = ""
     admin: str = ""
+    context: str = ""
     validate_action: HostName | None = None
     reload_action: HostName | None = None
 
@@ -233,6 +245,57 @@ def found(service: Service, field: str, candidates: Sequence[str]) -> str:
             return candidate
     remedy = f"set {field} in [services.{service.name}] of agent.toml"
     raise Misconfigured(f"{service.type}: no {field} at {', '.join(candidates)}; install {service.type} or {remedy}")
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What is to be brought to a remote place."""
+
+    certificate_id: str
+    material: Material
+
+
+class RemotePlace(Protocol):
+    """Port: one remote place, reached. Each call either succeeds or raises an error that says why not."""
+
+    async def look(self, delivery: Delivery) -> Secret[bytes]:
+        """Return what ``put_back`` needs to undo this delivery, JSON; change nothing. Call it first."""
+
+    @property
+    def complete(self) -> bool:
+        """Say whether the delivery was there already when it was looked at."""
+
+    async def stage(self) -> None:
+        """Try as much of the delivery as can be tried while nothing that is in use changes."""
+
+    async def publish(self) -> None:
+        """Put the delivery in place, all of it or nothing; raise when what was looked at has changed since."""
+
+    async def check(self) -> None:
+        """Read back what is in place; raise unless it is the delivery."""
+
+    async def put_back(self, before: Secret[bytes]) -> str:
+        """Undo a delivery that may have been published; can be repeated, needs no ``look``.
+
+        What somebody else has changed since is left alone: the answer then says so, and is empty otherwise.
+        """
+
+    async def settle(self) -> None:
+        """Remove what was kept for the undo: the delivery has proved itself."""
+
+
+@runtime_checkable
+class RemoteTarget(Protocol):
+    """A connector whose certificate lies elsewhere: it reaches places, and the engine says when they change."""
+
+    @property
+    def config_type(self) -> type[Any]:
+        """The struct that a target's ``config`` is decoded into."""
+
+    def place(self, config: Any) -> str:  # noqa: ANN401 - the connector's own configuration
+        """Return a name of the place below its service: deliveries to the same place wait for each other."""
+
+    def reach(self, service: Service, config: Any) -> AbstractAsyncContextManager[RemotePlace]:  # noqa: ANN401
+        """Connect, with what the host knows of the service."""
 
 
 def parse_mode(mode: str | None) -> int | None:

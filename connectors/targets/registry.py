@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 import connectors.targets
-from connectors.targets.base import FileTarget, FileTargetConfig
+from connectors.targets.base import FileTarget, FileTargetConfig, RemoteTarget, RemoteTargetConfig
 from core import marking
 from core.errors import InvalidInput, Misconfigured
 
@@ -26,14 +26,14 @@ def known_types() -> tuple[str, ...]:
     return tuple(sorted(_built_in() | third_party))
 
 
-def find(type_name: str) -> FileTarget[Any]:
+def find(type_name: str) -> FileTarget[Any] | RemoteTarget:
     """Return the connector for ``type_name``; raise ``InvalidInput`` for an unknown type."""
     try:
         if type_name in _built_in():
-            target: FileTarget[Any] = import_module(f"connectors.targets.{type_name}").TARGET
+            target: FileTarget[Any] | RemoteTarget = import_module(f"connectors.targets.{type_name}").TARGET
             return target
         for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=type_name):
-            third_party: FileTarget[Any] = entry.load()
+            third_party: FileTarget[Any] | RemoteTarget = entry.load()
             return third_party
     except (ImportError, AttributeError) as error:
         detail = f"the connector for target type {type_name!r} cannot be loaded: {error}; install what it needs"
@@ -41,9 +41,9 @@ def find(type_name: str) -> FileTarget[Any]:
     raise InvalidInput.of("type", f"unknown target type {type_name!r}; known are {', '.join(known_types())}")
 
 
-def decode_config(type_name: str, config: dict[str, Any]) -> FileTargetConfig:
+def decode_config(type_name: str, config: dict[str, Any]) -> FileTargetConfig | RemoteTargetConfig:
     """Return ``config`` as the connector's struct; raise ``InvalidInput`` naming the wrong field (``config.…``)."""
-    decoded: FileTargetConfig = marking.decode(config, find(type_name).config_type)
+    decoded: FileTargetConfig | RemoteTargetConfig = marking.decode(config, find(type_name).config_type)
     return decoded
 
 
