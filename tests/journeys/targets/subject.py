@@ -42,6 +42,8 @@ class Subject(ABC):
     variant: ClassVar[str] = ""
     """Tells apart several subjects of one type, for instance ``runtime`` for haproxy's socket."""
     skips: ClassVar[Mapping[Chapter, str]] = {}
+    unreached: ClassVar[frozenset[str]] = frozenset()
+    """Points of a deployment that this type has not."""
     broken_cause: ClassVar[str] = "the live configuration does not pass its check"
     """What a deployment says, as a regular expression, while the configuration is damaged."""
     reload_cause: ClassVar[str] = "the reload failed"

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.lab.processes import Process, free_ports, wait_until
-from tests.peers.kubernetes.peer import VERBS, Peer, answered
+from tests.peers.kubernetes.peer import MERGE, VERBS, Peer, answered
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certctl" / "kubernetes"
 PROGRAMS = tuple(CACHE / name for name in ("etcd", "kube-apiserver"))
@@ -79,9 +79,8 @@ class Cluster(Peer):
         core, rbac = f"/api/v1/namespaces/{namespace}", f"/apis/{_GROUP}/v1/namespaces/{namespace}"
         name = f"{_ACCOUNT}-{secret}"
         self._make(f"{core}/serviceaccounts", {"kind": "ServiceAccount", "apiVersion": "v1"}, name)
-        rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": list(verbs)}
         kinds = {"apiVersion": f"{_GROUP}/v1"}
-        self._make(f"{rbac}/roles", {"kind": "Role", **kinds, "rules": [rule]}, name)
+        self._make(f"{rbac}/roles", {"kind": "Role", **kinds, "rules": [_rule(secret, verbs)]}, name)
         binding = {
             "roleRef": {"apiGroup": _GROUP, "kind": "Role", "name": name},
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
@@ -90,8 +89,22 @@ class Cluster(Peer):
         request = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {}}
         asked = self.admin.post(f"{core}/serviceaccounts/{name}/token", json=request)
         token = str(answered(asked)["status"]["token"])
-        wait_until("the role is in force", lambda: all(self._may(namespace, secret, verb) for verb in verbs))
+        self._await_role(namespace, secret, verbs)
         return token
+
+    def allow(self, namespace: str, secret: str, verbs: Sequence[str] = VERBS) -> None:
+        """Change the Role."""
+        path = f"/apis/{_GROUP}/v1/namespaces/{namespace}/roles/{_ACCOUNT}-{secret}"
+        content = json.dumps({"rules": [_rule(secret, verbs)]})
+        answered(self.admin.patch(path, content=content, headers={"Content-Type": MERGE}))
+        self._await_role(namespace, secret, verbs)
+
+    def _await_role(self, namespace: str, secret: str, verbs: Sequence[str]) -> None:
+        """Wait until the authorizer has heard of it."""
+        wanted = {verb: verb in verbs for verb in VERBS}
+        wait_until(
+            "the role is in force", lambda: {verb: self._may(namespace, secret, verb) for verb in VERBS} == wanted
+        )
 
     def _may(self, namespace: str, secret: str, verb: str) -> bool:
         attributes = {"namespace": namespace, "verb": verb, "resource": "secrets", "name": secret}
@@ -110,3 +123,7 @@ class Cluster(Peer):
             return self.admin.get("/readyz").is_success
         except httpx.HTTPError:
             return False
+
+
+def _rule(secret: str, verbs: Sequence[str]) -> dict[str, list[str]]:
+    return {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": list(verbs)}

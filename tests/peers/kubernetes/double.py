@@ -238,6 +238,12 @@ class Double(Peer):
         self.rights[token] = (namespace, secret, frozenset(verbs))
         return token
 
+    def allow(self, namespace: str, secret: str, verbs: Sequence[str] = VERBS) -> None:
+        """Change what its tokens stand for."""
+        for token, (where, what, _) in self.rights.items():
+            if (where, what) == (namespace, secret):
+                self.rights[token] = (where, what, frozenset(verbs))
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True

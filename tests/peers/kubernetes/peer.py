@@ -51,6 +51,10 @@ class Peer(ABC):
     def grant(self, namespace: str, secret: str, verbs: Sequence[str] = VERBS) -> str:
         """Make a service account that may do this with one Secret and nothing else; return a token of it."""
 
+    @abstractmethod
+    def allow(self, namespace: str, secret: str, verbs: Sequence[str] = VERBS) -> None:
+        """Let the Secret's account do exactly this from now on."""
+
     def client(self, token: str) -> httpx.Client:
         """Return an HTTP client with a token."""
         context = ssl.create_default_context(cafile=str(self.ca_path))
