@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from console.client import Client
 
 T = TypeVar("T")
-Outcome = Literal["served", "issued", "failed", "superseded", "timeout"]
+Outcome = Literal["served", "stored", "issued", "failed", "superseded", "timeout"]
 LONGEST_WAIT_S = 25.0
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
@@ -128,7 +128,10 @@ def outcome_of(jobs: Sequence[Job]) -> Outcome | None:
         return "failed"
     if any(job.state == "Cancelled" for job in newest.values()):
         return "superseded"
-    return "served" if any(job.kind == "deployment" for job in newest.values()) else "issued"
+    deployments = [job for job in newest.values() if job.kind == "deployment"]
+    if not deployments:
+        return "issued"
+    return "served" if all(job.served_fingerprint for job in deployments) else "stored"
 
 
 def failures(jobs: Sequence[Job]) -> tuple[Job, ...]:

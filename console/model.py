@@ -173,6 +173,7 @@ class Job(msgspec.Struct, frozen=True):
     finished_at: datetime | None = None
     timeline: tuple[Step, ...] = ()
     undo: str = ""
+    served_fingerprint: str = ""
 
     @property
     def part(self) -> tuple[str, str, str | None]:

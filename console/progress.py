@@ -27,7 +27,7 @@ _WORDS = {
     "undone": "undone",
 }
 _HIDDEN = frozenset({"awaitingca", "completed", "failed", "cancelled", "running"})
-_DONE = {"served", "issued"}
+_DONE = {"served", "stored", "issued"}
 _INDENT = " " * 12
 _LONG_AGO = timedelta(seconds=60)
 _TOGETHER = timedelta(milliseconds=5)

@@ -190,12 +190,13 @@ class Remote:
         progress: Progress,
         error: CertctlError,
     ) -> DeploymentOutcome:
-        undo: Literal["done", "failed"] = "done"
+        undo: Literal["not_needed", "done", "failed"] = "done"
         step, told = progress.current, error.detail
         try:
             with progress.doing("undone"):
                 left_alone = await self._put_back(place, journal)
-            told += f" – {left_alone}" if left_alone else ""
+            if left_alone:
+                undo, told = "not_needed", f"{told} – {left_alone}"
         except CertctlError as obstacle:
             undo = "failed"
             told += f" – THE UNDO FAILED: {obstacle.detail}; the agent tries again when it starts"

@@ -44,6 +44,7 @@ DEPLOYMENTS = store.DEPLOYMENTS
 """The list of a certificate's bindings with their targets and versions."""
 CHANGED = "changed"
 _BATCH = 200
+_ONLY_STORED = "it is stored there, and nobody looks whether it is served: give the target a probe"
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ async def take_report(ctx: Context, actor: Actor, job_id: str, signed: SignedRep
         if report.failure:
             details |= {"step": report.failure.step, "cause": report.failure.cause, "undo": report.undo}
         tracing.note(failed=report.failure is not None, job_id=job_id, outcome=report.outcome)
-        action = f"{job['kind']}.{'failed' if report.failure else 'served'}"
+        end = "failed" if report.failure else "stored" if report.outcome == "stored" else "served"
+        action = f"{job['kind']}.{end}"
         await audit.record(conn, actor, action, "certificate", job["certificate_id"], details, request_id)
         crash_point("report.stored")
     crash_point("report.committed")
@@ -264,6 +266,12 @@ async def _served(conn: Transaction, job: Row, report: JobReport) -> None:
     if job["kind"] != JobKind.DEPLOYMENT:
         detail = "an issuance ends with a certificate, not with a report of success; submit the CSR"
         raise Refused(detail)
+    if report.outcome == "stored":
+        if report.served_fingerprint:
+            raise InvalidInput.of("payload.served_fingerprint", "must be empty: what is only stored was not seen")
+        await jobs.complete(conn, job, report.steps)
+        await store.set_stored(conn, job["certificate_id"], job["target_id"], job["version_id"], _ONLY_STORED)
+        return
     wanted = await store.fingerprint_of(conn, job["version_id"])
     if report.served_fingerprint != wanted:
         raise InvalidInput.of("payload.served_fingerprint", f"is not that of the version to be served ({wanted})")

@@ -245,13 +245,28 @@ async def set_served(conn: Connection, certificate_id: str, target_id: str, vers
     """Note that a target was seen to serve a version."""
     await conn.execute(
         """
-        UPDATE bindings SET served_version_id = $3, served_at = now(), failures = 0,
+        UPDATE bindings SET served_version_id = $3, served_at = now(), stored_version_id = NULL, failures = 0,
           reason = CASE WHEN desired_version_id = $3 THEN '' ELSE reason END
         WHERE certificate_id = $1 AND target_id = $2
         """,
         certificate_id,
         target_id,
         version_id,
+    )
+
+
+async def set_stored(conn: Connection, certificate_id: str, target_id: str, version_id: str, reason: str) -> None:
+    """Note that a version was read back at a target, and why nobody knows whether it is served."""
+    await conn.execute(
+        """
+        UPDATE bindings SET stored_version_id = $3, failures = 0,
+          reason = CASE WHEN desired_version_id = $3 THEN $4 ELSE reason END
+        WHERE certificate_id = $1 AND target_id = $2
+        """,
+        certificate_id,
+        target_id,
+        version_id,
+        reason,
     )
 
 
@@ -331,13 +346,13 @@ async def unissued_holders(conn: Connection, limit: int) -> list[Row]:
 
 
 async def unserved_bindings(conn: Connection, limit: int) -> list[Row]:
-    """Return bindings that want another version than they serve and that no live job serves, locked."""
+    """Return bindings that want another version than they serve or hold and that no live job serves, locked."""
     return await conn.fetch(
         """
         SELECT bindings.certificate_id, bindings.target_id, targets.agent_id, desired_version_id
         FROM bindings JOIN targets ON targets.id = bindings.target_id
         WHERE desired_version_id IS NOT NULL AND desired_version_id IS DISTINCT FROM served_version_id
-          AND targets.enabled AND NOT EXISTS (
+          AND desired_version_id IS DISTINCT FROM stored_version_id AND targets.enabled AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = bindings.certificate_id AND jobs.target_id = bindings.target_id
             AND kind = 'deployment' AND state IN ('Pending', 'Running'))
         LIMIT $1 FOR UPDATE OF bindings SKIP LOCKED
@@ -397,7 +412,8 @@ async def forget_served(conn: Connection, target_id: str) -> None:
     """Forget what a target was seen to serve."""
     await conn.execute(
         """
-        UPDATE bindings SET served_version_id = NULL, served_at = NULL, failures = 0, reason = ''
+        UPDATE bindings SET served_version_id = NULL, served_at = NULL, stored_version_id = NULL, failures = 0,
+          reason = ''
         WHERE target_id = $1
         """,
         target_id,
@@ -408,7 +424,8 @@ async def set_desired(conn: Connection, target_id: str, version_id: str | None) 
     """Say what a target should serve: its new agent's version, or nothing until that has one."""
     await conn.execute(
         """
-        UPDATE bindings SET desired_version_id = $2, served_version_id = NULL, served_at = NULL, failures = 0,
+        UPDATE bindings SET desired_version_id = $2, served_version_id = NULL, served_at = NULL,
+          stored_version_id = NULL, failures = 0,
           reason = 'waits for the key of its new agent'
         WHERE target_id = $1
         """,

@@ -23,6 +23,7 @@ StepName = Literal[
     "delivered",
     "deployed",
     "served",
+    "stored",
     "failed",
     "cancelled",
 ]
@@ -43,6 +44,7 @@ _PROOFS: dict[StepName, tuple[str, ...]] = {
     "signed": ("version_id", "fingerprint", "serial", "issuer_id", "issuer_ski"),
     "deployed": ("version_id",),
     "served": ("version_id", "served_fingerprint", "report", "signature"),
+    "stored": ("version_id", "report", "signature"),
     "failed": ("served_fingerprint", "report", "signature"),
 }
 
@@ -52,7 +54,8 @@ class RunStep(msgspec.Struct):
 
     ``evidence`` by step: ``csr`` the SHA-256 of the public key; ``approved`` the approval, which has the votes;
     ``signed`` version, fingerprint, serial number and the CA key; ``served`` the fingerprint that the agent saw on the
-    wire, with its report (base64 of the bytes that were signed) and the signature under its identity key; ``failed``
+    wire, with its report (base64 of the bytes that were signed) and the signature under its identity key; ``stored``
+    the report of what was read back at a target that names no probe; ``failed``
     step, cause, and the report where there is one.
     """
 
@@ -90,6 +93,8 @@ def _of(job: Attempt, proof: Mapping[str, Any]) -> Iterator[RunStep]:
         name = names.get(entry["step"])
         if name is None or (name == "approved" and not proof.get("approval_id")):
             continue
+        if name == "served" and not proof.get("served_fingerprint"):
+            name = "stored"
         evidence = {key: str(proof[key]) for key in _PROOFS.get(name, ()) if proof.get(key)}
         if name == "requested":
             evidence = {"trigger": job.trigger}

@@ -61,7 +61,7 @@ class JobQuery(PageQuery):
     target_id: str | None = None
 
 
-RunState = Literal["running", "retrying", "served", "issued", "failed", "superseded"]
+RunState = Literal["running", "retrying", "served", "stored", "issued", "failed", "superseded"]
 
 
 class Run(msgspec.Struct):
@@ -100,7 +100,10 @@ def run_state(jobs: Sequence[Job]) -> RunState:
         return "failed"
     if JobState.CANCELLED in states:
         return "superseded"
-    return "served" if any(job.kind == JobKind.DEPLOYMENT for job in newest) else "issued"
+    deployments = [job for job in newest if job.kind == JobKind.DEPLOYMENT]
+    if not deployments:
+        return "issued"
+    return "served" if all(job.served_fingerprint for job in deployments) else "stored"
 
 
 def _was_not_approved(job: Job) -> bool:

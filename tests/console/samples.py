@@ -268,6 +268,7 @@ def deployment(**other: Any) -> dict[str, Any]:
             "version_id": "cv-2",
             "trigger": "issued",
             "timeline": done,
+            "served_fingerprint": "f" * 64,
             **other,
         }
     )
@@ -277,7 +278,16 @@ def failed(**other: Any) -> dict[str, Any]:
     """Return a deployment that failed and was undone."""
     timeline = steps("queued", "delivered", "staged=2", "published=3", "undone=9", "failed", start=1)
     failure = {"step": "checked", "cause": "unknown directive\nin nginx.conf:5", "transient": True}
-    return deployment(**{"state": "Failed", "failure": failure, "undo": "done", "timeline": timeline, **other})
+    return deployment(
+        **{
+            "state": "Failed",
+            "failure": failure,
+            "undo": "done",
+            "timeline": timeline,
+            "served_fingerprint": "",
+            **other,
+        }
+    )
 
 
 def retry(**other: Any) -> dict[str, Any]:

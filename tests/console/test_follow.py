@@ -273,4 +273,9 @@ def test_an_undo_is_taken_at_its_word() -> None:
     ],
 )
 def test_attempts_at_one_thing_decide_how_it_ends(states: tuple[str, ...], outcome: str | None) -> None:
-    assert follow.outcome_of([job(id=f"job-{place}", state=state) for place, state in enumerate(states)]) == outcome
+    jobs = [job(id=f"job-{place}", state=state) for place, state in enumerate(states)]
+    assert follow.outcome_of(jobs) == outcome
+
+
+def test_what_was_not_seen_is_stored() -> None:
+    assert follow.outcome_of([job(state="Completed", served_fingerprint="")]) == "stored"

@@ -300,6 +300,29 @@ async def test_a_job_says_what_its_agent_undid_and_saw(world: World) -> None:
     assert job["failure"] == {"step": "verify", "cause": "another certificate is served", "transient": True}
 
 
+async def test_what_is_stored_and_not_seen_is_neither_served_nor_tried_again(world: World) -> None:
+    agent = await world.agent()
+    target = await world.target(agent)
+    certificate_id, (run_id,) = await world.certificate(target_ids=[target])
+    await agent.issue(await agent.item())
+    item = await agent.item()
+    claimed = agent.report_on(item, outcome="stored")
+    refused = await agent.report(item.job_id, claimed)
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["field"] == "payload.served_fingerprint"
+    done(await agent.report(item.job_id, agent.report_on(item, outcome="stored", served_fingerprint="")))
+    assert (await world.get(f"/api/v1/runs/{run_id}"))["state"] == "stored"
+    assert (await world.get(f"/api/v1/runs/{run_id}"))["steps"][-1]["step"] == "stored"
+    status = (await world.get(f"/api/v1/certificates/{certificate_id}"))["status"]
+    assert (status["service"], status["served_on"], status["wanted_on"]) == ("not served", 0, 1)
+    assert "give the target a probe" in status["reason"]
+    await bindings.reconcile(world.ctx)
+    assert await agent.poll() == []
+    await world.call("PATCH", f"/api/v1/targets/{target}", json={"config": {"probe": {"port": 9543}}})
+    await agent.serve(await agent.item())
+    assert (await world.get(f"/api/v1/certificates/{certificate_id}"))["status"]["service"] == "served"
+
+
 async def test_a_target_takes_one_certificate(world: World) -> None:
     agent = await world.agent()
     target = await world.target(agent)

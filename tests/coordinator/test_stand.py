@@ -16,8 +16,10 @@ RULES = AlertRules([2, 1], {2: "error"}, {"error": ["mail"]})
 
 
 def job(text: str) -> Job:
-    """Read ``issuance a Completed`` or ``deployment a/target Failed``."""
+    """Read ``issuance a Completed``, ``deployment a/target Failed`` or ``deployment a/target Stored``."""
     kind, where, state = text.split()
+    served = "f" * 64 if (kind, state) == ("deployment", "Completed") else ""
+    state = "Completed" if state == "Stored" else state
     agent, _, target = where.partition("/")
     return Job(
         id="job-1",
@@ -34,7 +36,7 @@ def job(text: str) -> Job:
         lease_epoch=0,
         failure=None,
         undo="",
-        served_fingerprint="",
+        served_fingerprint=served,
         timeline=[],
         created_at=NOW,
         started_at=NOW,
@@ -62,6 +64,8 @@ def job(text: str) -> Job:
         (["issuance a Completed", "issuance b AwaitingCSR", "deployment a/1 Completed"], "running"),
         (["issuance a Completed", "issuance b Failed", "deployment a/1 Completed"], "failed"),
         (["issuance a Completed", "issuance b Completed", "deployment a/1 Completed"], "served"),
+        (["issuance a Completed", "deployment a/1 Stored"], "stored"),
+        (["issuance a Completed", "deployment a/1 Stored", "deployment a/2 Completed"], "stored"),
     ],
 )
 def test_the_newest_attempt_of_each_part_says_how_a_run_stands(jobs: list[str], state: str) -> None:

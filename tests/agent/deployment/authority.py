@@ -38,7 +38,14 @@ class Issued:
         """Return the key as the keystore hands it over."""
         return Secret(self.key_pem)
 
-    def item(self, config: dict[str, Any], *, target_id: str = "tgt-web", name: str = "a.test") -> DeploymentItem:
+    def item(
+        self,
+        config: dict[str, Any],
+        *,
+        target_id: str = "tgt-web",
+        target_type: str = "nginx",
+        name: str = "a.test",
+    ) -> DeploymentItem:
         """Return the work that asks for this certificate."""
         return DeploymentItem(
             job_id="job-1",
@@ -46,7 +53,7 @@ class Issued:
             certificate_id="mc-a",
             version_id="cv-1",
             target_id=target_id,
-            target_type="nginx",
+            target_type=target_type,
             config=config,
             chain=self.chain,
             fingerprint=self.fingerprint,

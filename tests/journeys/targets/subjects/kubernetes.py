@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ class DoubledKubernetes(Subject):
 
     target_type = "kubernetes"
     variant = "double"
-    peer_type: ClassVar[Callable[[Path], Peer]] = Double
+    peer_type: ClassVar[type[Double | cluster.Cluster]] = Double
     skips: ClassVar = {"failing reload": "nothing is reloaded: what reads a Secret follows it by itself"}
     unreached: ClassVar = frozenset({"deploy.reloaded"})
     broken_cause = "its role needs get, create, patch and delete"
