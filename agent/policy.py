@@ -39,6 +39,12 @@ there is to say:
     validate_action = "check-mail"
     reload_action = "reload-mail"
 
+    # A cluster. Without an entry it is the one whose pod this agent runs in.
+    [services.kubernetes]
+    type = "kubernetes"
+    config = "/etc/certctl/kubeconfig"
+    context = "production"              # default: the kubeconfig's current one
+
     # Commands, run as the agent's user: the program's absolute path and its arguments, without a shell.
     # A service names them above; a target may name one instead.
     [actions.reload-nginx]

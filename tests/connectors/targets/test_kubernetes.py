@@ -55,7 +55,7 @@ class Place:
     """A Secret's name of a test's own, and an account that may do what the documents say."""
 
     def __init__(self, peer: Peer, folder: Path, stack: AsyncExitStack, verbs: tuple[str, ...] = VERBS) -> None:
-        self._open = stack
+        self.stack = stack
         self.peer, self.name = peer, f"tls-{next(NUMBERS)}"
         self.kubeconfig = peer.kubeconfig(peer.grant("shop", self.name, verbs), folder / "kubeconfig")
 
@@ -63,13 +63,13 @@ class Place:
         self, context: str = "certctl", kubeconfig: Path | None = None, namespace: str = "shop"
     ) -> Secrets:
         secrets = await connect(str(kubeconfig or self.kubeconfig), context, namespace, self.name)
-        return self._open.enter_context(closing(secrets))
+        return self.stack.enter_context(closing(secrets))
 
     async def reach(self, **config: Any) -> TLSSecret:
         """Reach it until the test ends."""
         service = Service(name="kubernetes", type="kubernetes", config=str(self.kubeconfig), context="certctl")
         settings = KubernetesConfig(namespace="shop", secret_name=self.name, **config)
-        return await self._open.enter_async_context(TARGET.reach(service, settings))
+        return await self.stack.enter_async_context(TARGET.reach(service, settings))
 
     async def deploy(self, delivery: Delivery | None = None, **config: Any) -> None:
         """Go through with it."""
@@ -442,6 +442,19 @@ async def test_missing_credentials_are_told(tmp_path: Path) -> None:
     kubeconfig = Double(tmp_path).kubeconfig("t", tmp_path / "k")
     with pytest.raises(Misconfigured, match="object with name elsewhere in"):
         await connect(str(kubeconfig), "elsewhere", "shop", "x")
+
+
+@pytest.mark.anyio
+async def test_a_pod_uses_its_service_account(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    token.write_text(json.loads(place.kubeconfig.read_text())["users"][0]["user"]["token"])
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(place.peer.ca_path))
+    host, _, port = place.peer.url.removeprefix("https://").partition(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    pod = place.stack.enter_context(closing(await connect("", "", "shop", place.name)))
+    assert await pod.read() is None
 
 
 @pytest.mark.anyio
