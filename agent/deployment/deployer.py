@@ -153,14 +153,20 @@ class Deployer:
         return [*told, *await self._repair_remote()]
 
     async def _repair_remote(self) -> list[str]:
-        told = []
-        for target_id in await in_thread(self._remote.journals.targets):
-            try:
-                left_alone = await self._remote.repair(target_id, self._policy, self._sealing_key)
-            except CertctlError as error:
-                told.append(_told(target_id, error))
-            else:
-                told.append(f"{target_id}: {left_alone}" if left_alone else _told(target_id, None))
+        told: list[str] = []
+
+        async def repair(target_id: str) -> None:
+            async with self._slots:
+                try:
+                    left_alone = await self._remote.repair(target_id, self._policy, self._sealing_key)
+                except CertctlError as error:
+                    told.append(_told(target_id, error))
+                else:
+                    told.append(f"{target_id}: {left_alone}" if left_alone else _told(target_id, None))
+
+        async with trio.open_nursery() as nursery:
+            for target_id in await in_thread(self._remote.journals.targets):
+                nursery.start_soon(repair, target_id)
         return told
 
     def _commands(self, journal: Journal) -> ServiceCommands:

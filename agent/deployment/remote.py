@@ -29,6 +29,7 @@ from core.secret import Secret
 from core.wire import DeploymentItem
 
 _log = structlog.get_logger(__name__)
+_READS = "what serves this name read the certificate from there"
 
 in_thread = trio.to_thread.run_sync
 
@@ -168,7 +169,7 @@ class Remote:
         crash_point("deploy.checked")
         if prepared.endpoint is not None:
             with progress.doing("served"):
-                await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe)
+                await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe, _READS)
         crash_point("deploy.served")
 
     async def _in_place_already(self, prepared: PreparedDelivery, progress: Progress) -> DeploymentOutcome:
@@ -179,7 +180,7 @@ class Remote:
         if await service.is_served(prepared.endpoint, fingerprint, self._probe):
             return progress.ended("unchanged", fingerprint)
         with progress.doing("served"):
-            await service.wait_until_served(prepared.endpoint, fingerprint, self._probe)
+            await service.wait_until_served(prepared.endpoint, fingerprint, self._probe, _READS)
         return _ended(prepared, progress)
 
     async def _undo(

@@ -77,11 +77,16 @@ def with_hint(error: CertctlError, endpoint: Endpoint) -> CertctlError:
     return Transient(f"{error.detail} – nothing answers at {endpoint}: is the server running?")
 
 
-async def wait_until_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> None:
+async def wait_until_served(
+    endpoint: Endpoint,
+    fingerprint: str,
+    probe: Probe,
+    reads: str = "the server block for this name use the target's paths",
+) -> None:
     """Return when ``fingerprint`` is what every client sees; raise ``DeadlineExceeded`` with what is seen instead."""
     done, seen = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, endpoint.timeout_s)
     if not done:
-        remedy = "does the server block for this name use the target's paths, and is the probe's port right?"
+        remedy = f"does {reads}, and is the probe's port right?"
         raise DeadlineExceeded(
             f"the certificate {fingerprint} was not served within {endpoint.timeout_s:g} s: {seen.words}; {remedy}"
         )

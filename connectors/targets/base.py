@@ -1,4 +1,7 @@
-"""What a file-based target connector is: it describes, and the agent's deployment engine acts.
+"""What a target connector is: it describes, and the agent's deployment engine acts.
+
+A file-based connector (``FileTarget``) has its files written by the engine; a remote one (``RemoteTarget``) reaches a
+place elsewhere and changes it when the engine says so.
 
 A connector says which files hold what, how its daemon checks a configuration and reloads it, and how a staged pair can
 be tried before it is live. It changes nothing on a host. Configurations are typed structs whose fields carry help

@@ -1,17 +1,24 @@
-"""A TLS Secret and what serves it: on a double of the API server, and on the real one where it was built."""
+"""A TLS Secret and what serves it: on a double of the API server, and on the real one where it was built.
+
+What serves it is a small reader of our own; on the real API server also Traefik, as the controller of an Ingress.
+"""
 
 from __future__ import annotations
 
 import base64
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import trustme
+
 from benchmarks.lab.processes import Process
-from benchmarks.lab.servers import Site, toml_string, write_placeholder
+from benchmarks.lab.servers import toml_string
 from tests.journeys.targets.subject import PROBE_S, SITE, Subject
 from tests.peers.kubernetes import cluster
 from tests.peers.kubernetes.double import Double
+from tests.peers.kubernetes.ingress import TRAEFIK, Ingress
 from tests.peers.kubernetes.peer import Peer
 from tests.peers.kubernetes.reader import Reader
 
@@ -31,8 +38,11 @@ class DoubledKubernetes(Subject):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.peer = self.peer_type(folder)
-        self.reader = Reader(self.peer, _NAMESPACE, _SECRET)
+        self.reader = self._reader()
         self.process = _Peers(self.peer, self.reader, folder)
+
+    def _reader(self) -> Reader | Ingress:
+        return Reader(self.peer, _NAMESPACE, _SECRET)
 
     @classmethod
     def version(cls) -> str:
@@ -48,11 +58,9 @@ class DoubledKubernetes(Subject):
         self.peer.start()
         self.peer.add_namespace(_NAMESPACE)
         for name in (_SECRET, _OTHER):
-            site = Site(SITE, self.folder / name)
-            site.folder.mkdir()
-            write_placeholder(site)
-            pair = {"tls.crt": site.cert_path.read_bytes(), "tls.key": site.key_path.read_bytes()}
-            data = {key: base64.b64encode(content).decode() for key, content in pair.items()}
+            made = trustme.CA().issue_cert(SITE)
+            pair = {"tls.crt": made.cert_chain_pems[0], "tls.key": made.private_key_pem}
+            data = {key: base64.b64encode(blob.bytes()).decode() for key, blob in pair.items()}
             self.peer.create(_NAMESPACE, name, "kubectl-create", type="kubernetes.io/tls", data=data)
         self.peer.kubeconfig(self.peer.grant(_NAMESPACE, _SECRET), self.folder / "kubeconfig")
         self.reader.start()
@@ -106,10 +114,25 @@ class RealKubernetes(DoubledKubernetes):
         return f"kube-apiserver, {cluster.version()}; the reader is our own"
 
 
+class IngressedKubernetes(RealKubernetes):
+    """The same with Traefik, which watches an Ingress and its Secret."""
+
+    variant = "traefik"
+
+    def _reader(self) -> Ingress:
+        return Ingress(self.peer, _NAMESPACE, _SECRET, SITE, self.folder)
+
+    @classmethod
+    def version(cls) -> str:
+        """Return both versions."""
+        said = subprocess.run([TRAEFIK, "version"], capture_output=True, text=True, check=True).stdout
+        return f"kube-apiserver, {cluster.version()}; traefik {said.split()[1]}"
+
+
 class _Peers(Process):
     """An API server and a reader, stopped like a program."""
 
-    def __init__(self, peer: Peer, reader: Reader, folder: Path) -> None:
+    def __init__(self, peer: Peer, reader: Reader | Ingress, folder: Path) -> None:
         super().__init__("kubernetes", [], folder / "apiserver.log")
         self._peer, self._reader = peer, reader
 
@@ -119,4 +142,5 @@ class _Peers(Process):
         self._peer.stop()
 
 
-SUBJECTS = (DoubledKubernetes, *([RealKubernetes] if cluster.is_built() else []))
+_REAL = [RealKubernetes, *([IngressedKubernetes] if TRAEFIK.exists() else [])]
+SUBJECTS = (DoubledKubernetes, *(_REAL if cluster.is_built() else []))
