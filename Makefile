@@ -74,20 +74,20 @@ journeys: .venv/.ready-dev debian-packages ## Play every type of target through 
 	@$(PY) -m tests.journeys.targets $(ARGS)
 
 # Programs for the tests that no package brings are built once into a cache and used whenever they are there.
-PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl
-KUBERNETES := $(PEERS)/kubernetes
-KUBERNETES_VERSION = $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
+KUBERNETES_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
+KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/kubernetes/$(KUBERNETES_VERSION)
 GO := $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go) go)
 
 .PHONY: peers-kubernetes
 peers-kubernetes: $(KUBERNETES)/kube-apiserver ## Build a Kubernetes API server with etcd for the tests, once (needs Go 1.26; 20 minutes on two cores)
 
-$(KUBERNETES)/kube-apiserver: tests/peers/kubernetes/go.mod
+$(KUBERNETES)/kube-apiserver:
+	@command -v '$(GO)' >/dev/null || { echo 'Go 1.26 or newer was not found; name one: make GO=/path/to/go peers-kubernetes'; exit 1; }
 	@mkdir -p '$(KUBERNETES)'
 	@cd tests/peers/kubernetes && CGO_ENABLED=0 nice '$(GO)' build -p 2 -trimpath -buildvcs=false \
 	  -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' \
 	  -o '$(KUBERNETES)/' ./etcd ./kube-apiserver
-	@touch '$@'
+	@echo "It is in $(KUBERNETES)."
 
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)

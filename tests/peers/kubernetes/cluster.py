@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ import httpx
 from benchmarks.lab.processes import Process, free_ports, wait_until
 from tests.peers.kubernetes.peer import MERGE, VERBS, Peer, answered
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certctl" / "kubernetes"
+_MODULE = Path(__file__).with_name("go.mod").read_text()
+_VERSION = re.findall(r"^\tk8s\.io/kubernetes (\S+)$", _MODULE, re.MULTILINE)[0]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certctl" / "kubernetes" / _VERSION
 PROGRAMS = tuple(CACHE / name for name in ("etcd", "kube-apiserver"))
 _GROUP = "rbac.authorization.k8s.io"
 _ACCOUNT = "certctl"
