@@ -180,6 +180,8 @@ def _last_words(session: Session, names: Names, certificate: Answer[Certificate]
         session.out.json(msgspec.json.encode(_document(ended, certificate)))
     elif certificate is not None and ended.outcome in _DONE:
         _success(session, names, certificate.value)
+        if ended.outcome == "stored":
+            session.out.line(Cell(f"Not seen served: {certificate.value.status.reason}", "warn"))
 
 
 def _document(ended: Ended, certificate: Answer[Certificate] | None) -> dict[str, Any]:

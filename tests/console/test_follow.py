@@ -125,6 +125,13 @@ def test_a_retry_that_made_it_meanwhile_is_a_success(certctl: Certctl, double: D
     assert "FAILED at checked" in result.stdout
 
 
+def test_what_is_stored_is_done_and_not_said_to_be_served(certctl: Certctl, double: Double) -> None:
+    plays(double, samples.run("stored", ISSUED, samples.deployment(served_fingerprint="")))
+    result = certctl("certificates", "renew", "mc-api", "--wait")
+    assert result.exit_code == 0
+    assert "Not seen served" in result.stdout
+
+
 def test_joining_an_attempt_is_not_blamed_for_its_predecessors(certctl: Certctl, double: Double) -> None:
     before = samples.issuance(state="Failed", failure={"step": "issuance", "cause": "long ago", "transient": True})
     again = samples.issuance(id="job-5", attempt=2)
