@@ -6,7 +6,6 @@ It runs outside of a cluster, with the rights of an administrator.
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.wire import look
 from tests.peers.kubernetes.peer import MERGE, Peer, answered
+from tests.programs import TRAEFIK
 
-TRAEFIK = Path(sys.executable).with_name("traefik")
 _NAME = "shop"
 _GROUP = "/apis/networking.k8s.io/v1"
 

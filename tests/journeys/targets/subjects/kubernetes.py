@@ -18,9 +18,10 @@ from benchmarks.lab.servers import toml_string
 from tests.journeys.targets.subject import PROBE_S, SITE, Subject
 from tests.peers.kubernetes import cluster
 from tests.peers.kubernetes.double import Double
-from tests.peers.kubernetes.ingress import TRAEFIK, Ingress
+from tests.peers.kubernetes.ingress import Ingress
 from tests.peers.kubernetes.peer import Peer
 from tests.peers.kubernetes.reader import Reader
+from tests.programs import TRAEFIK
 
 _NAMESPACE, _SECRET, _OTHER = "shop", "shop-tls", "another-tls"
 
@@ -142,5 +143,5 @@ class _Peers(Process):
         self._peer.stop()
 
 
-_REAL = [RealKubernetes, *([IngressedKubernetes] if TRAEFIK.exists() else [])]
+_REAL = [RealKubernetes, *([IngressedKubernetes] if Path(TRAEFIK).exists() else [])]
 SUBJECTS = (DoubledKubernetes, *(_REAL if cluster.is_built() else []))
