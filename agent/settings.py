@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from core.environment import Environment
+from core.errors import Misconfigured
 from core.secret import Secret
 
 DEFAULT_LISTEN = "127.0.0.1:9465"
@@ -61,6 +62,16 @@ def load(variables: Mapping[str, str]) -> Settings:
     if settings.ca_bundle and settings.ca_sha256:
         env.problem("CERTCTL_SERVER_CA_SHA256", "and CERTCTL_SERVER_CA_BUNDLE_PATH are both set; pin by one of them")
     return replace(settings, warnings=env.finish(known=_OTHERS))
+
+
+def listen_address(variables: Mapping[str, str]) -> tuple[str, int]:
+    """Return where the local page of an agent with these variables is; raise ``Misconfigured``."""
+    env = Environment(variables)
+    listen = env.read("CERTCTL_AGENT_LISTEN", parse_listen(DEFAULT_LISTEN), parse_listen)
+    env.finish()
+    if listen is None or variables.get("CERTCTL_AGENT_LISTEN") == "":
+        raise Misconfigured("CERTCTL_AGENT_LISTEN is empty, so there is no local page to ask")
+    return listen
 
 
 def _server_url(text: str) -> str:
