@@ -113,7 +113,7 @@ facts() {
     *) die "--targets: $1 is not known; see --help" ;;
   esac
 }
-each_target() { echo "$targets" | tr ',' ' '; }
+each_target() { echo "$targets" | tr -s ', ' '\n' | sort -u; }
 argv() { printf '%s' "$1" | sed 's/[^ ][^ ]*/"&"/g; s/ /, /g'; }
 sudo_argv() { printf '["%s", "-n", %s]' "$(first_of /usr/bin/sudo /usr/local/bin/sudo)" "$(argv "$1")"; }
 

@@ -1,0 +1,1 @@
+"""The installers, in a Debian tree of their own."""
