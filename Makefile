@@ -15,7 +15,7 @@ SYNC := $(UV) sync --quiet --frozen --python $(PY)
 RUN_EXTRAS := --extra agent --extra coordinator --extra console
 
 # What the tests play against, as program:package. Installed only when missing, and only as root.
-DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wrk:wrk haproxy:haproxy apache2:apache2 ip:iproute2 ps:procps faketime:faketime curl:curl caddy:caddy
+DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wrk:wrk haproxy:haproxy apache2:apache2 ip:iproute2 ps:procps faketime:faketime curl:curl shellcheck:shellcheck debootstrap:debootstrap busybox:busybox systemd-analyze:systemd caddy:caddy
 
 # Interpreters to try. A name on PATH proves nothing: a shim may point nowhere, and Debian keeps ensurepip elsewhere.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3 /usr/bin/python3
@@ -50,6 +50,15 @@ bench-%: .venv/.ready-dev debian-packages FORCE ## Run one benchmark: a table he
 .PHONY: soak-kill
 soak-kill: .venv/.ready-dev debian-packages ## Shake a whole platform for 30 minutes (ARGS='--minutes 5') and check it; needs root
 	@$(PY) -m benchmarks.soak $(ARGS)
+
+.PHONY: wheel
+wheel: .venv/.ready-dev ## Build the wheel into dist/
+	@$(PY) -m build --wheel --no-isolation --outdir dist .
+
+.PHONY: agent-binary
+agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/, for hosts like this one (system, processor, C library)
+	@$(no_home) $(SYNC) --inexact --extra all --group binary
+	@$(PY) installers/agent_binary.py
 
 # --- check -----------------------------------------------------------------------------------------------------------
 
