@@ -1,37 +1,37 @@
-"""Plays every chapter of every target to the full, and writes what came of it into docs/journeys.md.
+"""Plays every chapter of every target to the full, and writes what came of it into docs/journeys.json and .md.
 
-Usage: ``make journeys`` or, for some types, ``make journeys ARGS='nginx haproxy'``. The page is written when all ran.
+Usage: ``make journeys`` or, for some types, ``make journeys ARGS='nginx haproxy'``; the others keep what they had.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import platform
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from benchmarks.lab.processes import REPOSITORY
 from tests.journeys.stage import Stage, playing
 from tests.journeys.targets.chapters import CHAPTERS, WHOLE, Road
-from tests.journeys.targets.subject import Chapter, Subject, every_subject, title
+from tests.journeys.targets.subject import Subject, every_subject, title
 
 PAGE = REPOSITORY / "docs" / "journeys.md"
+KEPT = PAGE.with_suffix(".json")
 
 
-@dataclass(frozen=True)
-class Result:
-    """How one chapter of one subject went: seconds, or a word."""
+class Played(msgspec.Struct, frozen=True):
+    """How a subject went: seconds of each chapter, or what came of it in words, and why some were not played."""
 
-    subject: type[Subject]
-    chapter: Chapter
-    seconds: float
-    word: str
+    date: str
+    version: str
+    chapters: dict[str, float | str]
+    skipped: dict[str, str]
 
 
 def main() -> int:
@@ -39,41 +39,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make journeys", description=__doc__)
     parser.add_argument("types", nargs="*", help="types of targets; default: all")
     types = parser.parse_args().types
-    chosen = [subject for subject in every_subject() if not types or subject.target_type in types]
-    results = list[Result]()
+    results = kept()
     with tempfile.TemporaryDirectory(prefix="certctl-journeys-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
-        for subject in chosen:
-            results += _play(subject, Path(folder))
-    if chosen == every_subject():
-        PAGE.write_text(page(results))
-        sys.stdout.write(f"written to {PAGE}\n")
-    return 1 if any(result.word == "FAILED" for result in results) else 0
+        for subject in every_subject():
+            if not types or subject.target_type in types:
+                results[title(subject)] = _play(subject, Path(folder))
+    KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(results.items())))) + b"\n")
+    PAGE.write_text(page(kept()))
+    return 1 if any("FAILED" in played.chapters.values() for played in results.values()) else 0
 
 
-def _play(subject: type[Subject], folder: Path) -> list[Result]:
-    """Play all chapters of a subject on a platform of its own; what comes after a failure is not played."""
+def kept() -> dict[str, Played]:
+    """Return the results that are kept, by the title of the subject."""
+    return msgspec.json.decode(KEPT.read_bytes(), type=dict[str, Played]) if KEPT.exists() else {}
+
+
+def _play(subject: type[Subject], folder: Path) -> Played:
+    """Play all chapters of a subject on a platform of its own; what comes after a failure is not reached."""
     sys.stdout.write(f"{title(subject)} ({subject.version()})\n")
-    results = list[Result]()
+    chapters: dict[str, float | str] = {}
     place = folder / title(subject).replace(", ", "-").replace("_", "-")
     with playing(place) as stage:
         road: Road | None = None
         for chapter, play in CHAPTERS.items():
+            if chapter in subject.skips:
+                continue
             started = time.monotonic()
-            word = "skipped" if chapter in subject.skips else "played"
             try:
-                if word == "played":
-                    road = road or _road(stage, place, subject)
-                    play(road)
+                road = road or _road(stage, place, subject)
+                play(road)
+                chapters[chapter] = round(time.monotonic() - started, 1)
             except Exception:  # noqa: BLE001 - a failure of any kind is a result, and is shown
                 traceback.print_exc()
-                word = "FAILED"
-            results.append(Result(subject, chapter, time.monotonic() - started, word))
-            sys.stdout.write(f"  {chapter:<26}{results[-1].seconds:7.1f} s  {word}\n")
+                chapters[chapter] = "FAILED"
+            sys.stdout.write(f"  {chapter:<26}{chapters[chapter]}\n")
             sys.stdout.flush()
-            if word == "FAILED":
+            if chapters[chapter] == "FAILED":
                 break
-    return results
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    return Played(today, subject.version(), chapters, {str(chapter): why for chapter, why in subject.skips.items()})
 
 
 def _road(stage: Stage, folder: Path, subject: type[Subject]) -> Road:
@@ -82,42 +87,39 @@ def _road(stage: Stage, folder: Path, subject: type[Subject]) -> Road:
     return Road(stage, stage.coordinator(), subject(program), WHOLE)
 
 
-def page(results: Sequence[Result]) -> str:
+def page(results: Mapping[str, Played]) -> str:
     """Return the page for these results."""
     heads = ["target", *CHAPTERS]
-    lines = [_row(heads), _row("---" for _ in heads)]
-    subjects = list(dict.fromkeys(result.subject for result in results))
-    for subject in subjects:
-        went = {result.chapter: result for result in results if result.subject is subject}
-        lines.append(_row([title(subject), *(_cell(went.get(chapter)) for chapter in CHAPTERS)]))
-    versions = "\n".join(_row([title(subject), f"`{subject.version()}`"]) for subject in subjects)
-    reasons = "\n".join(
-        f"- {title(subject)}, {chapter}: {reason}." for subject in subjects for chapter, reason in subject.skips.items()
-    )
-    today = dt.datetime.now(dt.UTC).date().isoformat()
-    table = "\n".join(lines)
+    table = [_row(heads), _row("---" for _ in heads)]
+    for name, played in results.items():
+        table.append(_row([name, *(_cell(played, chapter) for chapter in CHAPTERS)]))
+    versions = [_row([name, f"`{played.version}`", played.date]) for name, played in results.items()]
+    reasons = [
+        f"- {name}, {chapter}: {why}." for name, played in results.items() for chapter, why in played.skipped.items()
+    ]
+    lines, why_not = "\n".join(table), "\n".join(reasons) or "None."
+    programs = "\n".join([_row(["target", "version", "played on"]), _row(["---"] * 3), *versions])
     return f"""# Journeys
 
-Every type of target is played through the same chapters on its real program, by a real coordinator and a real agent:
-`make journeys` writes this page; `make test` plays a quick cut. What a chapter asks is in `tests/journeys/targets`.
+Every type of target is played through the same chapters on its real program, by a real coordinator and a real agent.
+`make journeys` plays them and writes this page; `make test` plays a quick cut. What each asks is in
+[chapters.py](../tests/journeys/targets/chapters.py).
 
-Played on {today}, Linux {platform.release()}, Python {platform.python_version()}. Seconds of each chapter:
+Seconds of each chapter:
 
-{table}
+{lines}
 
-Renewal under load: {WHOLE.renewals} renewals while a visitor comes on new connections, none of whom may fail, and again
-with kept connections, of which no more may break than when the program is only reloaded as often. kill -9: the agent
-dies at {", ".join(f"`{point}`" for point in WHOLE.points)}.
+Renewal under load: {WHOLE.renewals} renewals while a visitor comes on new connections, none of whom may fail; then as
+many with kept connections, of which no more may break than when the program is only reloaded as often. kill -9: the
+agent dies at {", ".join(f"`{point}`" for point in WHOLE.points)}.
 
 ## Programs
 
-| target | version |
-|---|---|
-{versions}
+{programs}
 
 ## Chapters that were not played
 
-{reasons or "None."}
+{why_not}
 """
 
 
@@ -125,10 +127,10 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(result: Result | None) -> str:
-    if result is None:
-        return "not reached"
-    return f"{result.seconds:.1f}" if result.word == "played" else result.word
+def _cell(played: Played, chapter: str) -> str:
+    if chapter in played.skipped:
+        return "–"
+    return str(played.chapters.get(chapter, "not reached"))
 
 
 if __name__ == "__main__":
