@@ -187,13 +187,15 @@ class ServiceCommands(msgspec.Struct, frozen=True):
 
 
 class StagedCheck(msgspec.Struct, frozen=True):
-    """A trial of the staged files: text files to write into the scratch folder first, then the command.
+    """A trial of the staged files: text files and links to make in the scratch folder first, then the command.
 
-    ``command`` None: the connector has tried them itself, and there is nothing to run.
+    It passes when the command ends with 0, or, for a program that cannot, when ``passed`` is among what it says.
     """
 
     files: Mapping[str, str]
-    command: Command | None
+    command: Command
+    links: Mapping[str, Path] = {}
+    passed: str = ""
 
 
 ConfigT_contra = TypeVar("ConfigT_contra", bound=FileTargetConfig, contravariant=True)

@@ -32,9 +32,10 @@ async def trial(
     """Try the staged pairs."""
     check = await target.staged_check(service, staged, scratch, Runner())
     assert check is not None
-    assert check.command is not None
     for name, text in check.files.items():
         (scratch / name).write_text(text)
+    for name, path in check.links.items():
+        (scratch / name).symlink_to(path)
     return await Runner().run(check.command)
 
 
