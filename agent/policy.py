@@ -33,6 +33,12 @@ there is to say:
     type = "caddy"
     admin = "unix//run/caddy/admin.sock"
 
+    # An HAProxy whose certificates are changed over its stats socket (level admin); both are the defaults.
+    [services.haproxy]
+    type = "haproxy"
+    admin = "/run/haproxy/admin.sock"
+    pid_file = "/run/haproxy.pid"       # of the master process, for a reload
+
     # A daemon without a connector of its own. Without a validate_action its configuration is not checked.
     [services.mail]
     type = "files"
@@ -238,7 +244,7 @@ def _service(name: str, value: object, path: Path) -> Service:
     if not isinstance(value, dict) or "name" in value:
         raise Misconfigured(f"{path}: services.{name}: must be a table without a key 'name'; the header names it")
     service = _convert({**value, "name": name}, Service, path, f"services.{name}")
-    for field in ("binary", "config", "prefix"):
+    for field in ("binary", "config", "prefix", "pid_file"):
         if (text := getattr(service, field)) and (not text.startswith("/") or "\0" in text):
             raise Misconfigured(f"{path}: services.{name}.{field}: {text!r} must be an absolute path")
     return service

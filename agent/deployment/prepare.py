@@ -117,15 +117,15 @@ def resolve_commands(
 ) -> ServiceCommands:
     """Return what checks and reloads a service: the target's named action, the service's, or the connector's own.
 
-    A check may be missing, a reload may not: then ``Refused`` says which lines of agent.toml are. With ``api`` there is
-    no reload, and the daemon checks what it is given.
+    A check may be missing, a reload may not: then ``Refused`` says which lines of agent.toml are. With ``api`` a
+    reload is for what that cannot do, and the daemon checks what it is given.
     """
     validate_action = validate_action or service.validate_action
     reload_action = reload_action or service.reload_action
     check = policy.action(validate_action) if validate_action else None
-    if api:
-        return ServiceCommands(check, None, service)
     reload = policy.action(reload_action) if reload_action else None
+    if api and isinstance(connector, APITarget):
+        return ServiceCommands(check, reload or connector.fallback(service), service)
     built_in = connector.commands(service) if check is None or reload is None else None
     if built_in is not None:
         return ServiceCommands(check or built_in.check, reload or built_in.reload)

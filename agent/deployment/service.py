@@ -63,8 +63,9 @@ async def reload(commands: ServiceCommands, published: Sequence[Mapping[Role, Pa
     if commands.api is not None:
         connector = registry.find(commands.api.type)
         assert isinstance(connector, APITarget), "only such a connector was asked"  # noqa: S101
-        await connector.apply(commands.api, published)
-    elif commands.reload is not None:
+        if await connector.apply(commands.api, published):
+            return
+    if commands.reload is not None:
         await _run(commands.reload, runner, "the reload failed")
 
 

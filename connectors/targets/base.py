@@ -106,6 +106,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     binary: str = ""
     config: str = ""
     prefix: str = ""
+    pid_file: str = ""
     admin: str = ""
     context: str = ""
     validate_action: HostName | None = None
@@ -172,8 +173,8 @@ class Probe(Protocol):
 class ServiceCommands(msgspec.Struct, frozen=True):
     """How a daemon checks its live configuration, if it can, and takes a changed certificate into use.
 
-    That is done by ``reload`` or, on the service ``api``, by the connector's ``apply``. With neither the daemon watches
-    its files, so what is published is in use.
+    That is done by ``reload`` or, on the service ``api``, by the connector's ``apply``, with the ``reload`` for what
+    that cannot do. With neither the daemon watches its files, so what is published is in use.
     """
 
     check: Command | None
@@ -234,11 +235,15 @@ class APITarget(Protocol):
     def uses_api(self, config: Any) -> bool:  # noqa: ANN401 - the connector's own type of configuration
         """Say whether this target's configuration asks for it; reload actions are of no meaning then."""
 
-    async def apply(self, service: Service, published: Sequence[Mapping[Role, Path]]) -> None:
+    async def apply(self, service: Service, published: Sequence[Mapping[Role, Path]]) -> bool:
         """Make the daemon use what is at these paths now, and drop what it had from paths where nothing is.
 
-        Can be repeated. Raises ``Transient`` when the daemon does not take it.
+        Can be repeated. Returns False, with nothing changed, where only a reload can do that, see ``fallback``. Raises
+        ``Transient`` when the daemon does not take it.
         """
+
+    def fallback(self, service: Service) -> Command | None:
+        """Return the built-in reload for what the API cannot do; None for an API that can do all."""
 
 
 def found(service: Service, field: str, candidates: Sequence[str]) -> str:

@@ -104,13 +104,17 @@ class CaddyTarget:
         """Say whether the target is of mode ``api``."""
         return config.mode == "api"
 
-    async def apply(self, service: Service, published: Sequence[Mapping[Role, Path]]) -> None:
+    async def apply(self, service: Service, published: Sequence[Mapping[Role, Path]]) -> bool:
         """Make the ``load_pem`` entry of each pair what its files are, and see that it is."""
         async with _admin(service) as admin:
             for files in published:
                 certificate, _ = pair_of(files)
                 name = f"certctl-{sha256(certificate.encode()).hexdigest()[:16]}"
                 await _set_entry(admin, name, await _entry(name, files))
+        return True
+
+    def fallback(self, _service: Service) -> None:
+        """Return none: the API can do all."""
 
 
 TARGET = CaddyTarget()

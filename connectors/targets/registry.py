@@ -17,7 +17,7 @@ from core.errors import InvalidInput, Misconfigured
 
 ENTRY_POINT_GROUP = "certctl.targets"
 
-_NOT_CONNECTORS = frozenset({"base", "pem", "registry"})
+_NOT_CONNECTORS = frozenset({"base", "haproxy_runtime", "pem", "registry"})
 
 
 def known_types() -> tuple[str, ...]:

@@ -1,47 +1,53 @@
-"""HAProxy, reloaded by its master process, and by its stats socket without a reload."""
+"""HAProxy in master-worker mode, changed by reloads or over its stats socket."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.lab.processes import Process, free_ports
+from benchmarks.lab.processes import Process, free_ports, wait_until
 from benchmarks.lab.servers import Site, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Chapter, Subject
+from tests.journeys.targets.subject import PROBE_S, SITE, Chapter, Gate, Subject
 
 BINARY = "/usr/sbin/haproxy"
 
 
 class HAProxy(Subject):
-    """One HAProxy in master-worker mode with one bind line."""
+    """One HAProxy with one bind line, reloaded; what the connector itself uses is gated, see ``Hidden``."""
 
     target_type = "haproxy"
+    layout: ClassVar[str] = "combined"
+    gated: ClassVar[str] = "pid"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.gate = Hidden(folder, folder / self.gated)
         (self._port,) = free_ports(1)
         self.conf = folder / "haproxy.cfg"
-        self.pid_file = folder / "haproxy.pid"
-        self.socket = folder / "admin.sock"
         self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
         for site in (self.site, self.other):
             site.folder.mkdir()
             write_placeholder(site)
-            site.cert_path.write_bytes(site.key_path.read_bytes() + site.cert_path.read_bytes())
-            site.key_path.unlink()
+            if self.layout == "combined":
+                site.cert_path.write_bytes(site.key_path.read_bytes() + site.cert_path.read_bytes())
+                site.key_path.unlink()
+            else:
+                site.key_path.rename(self._key(site))
         self.mend()
-        argv = [BINARY, "-W", "-f", str(self.conf), "-p", str(self.pid_file)]
+        argv = [BINARY, "-W", "-db", "-f", str(self.conf), "-p", str(folder / "pid")]
         self.process = Process(folder.name, argv, folder / "server.log")
 
     @classmethod
     def version(cls) -> str:
-        """Return what ``haproxy -v`` says."""
+        """Return what ``haproxy -v`` says first."""
         return subprocess.run([BINARY, "-v"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
     def processes(self) -> Sequence[Process]:
-        """Return HAProxy."""
+        """Return the master, which stops its workers."""
         return [self.process]
 
     def start(self) -> None:
@@ -50,33 +56,41 @@ class HAProxy(Subject):
         self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
-        """Return a service that is reloaded by a gated action."""
-        pkill = self.gate.before("/usr/bin/pkill", "-USR2")
+        """Return the service with its pid file."""
         return (
             f"allowed_paths = [{toml_string(self.folder)}]\n[services.haproxy]\ntype = 'haproxy'\n"
-            f"config = {toml_string(self.conf)}\nadmin = {toml_string(self.socket)}\nreload_action = 'reload'\n"
-            f"[actions.reload]\nargv = [{toml_string(pkill)}, '-USR2', '-F', {toml_string(self.pid_file)}]\n"
+            f"config = {toml_string(self.conf)}\npid_file = {toml_string(self.folder / 'pid')}\n"
         )
 
     def config(self) -> dict[str, Any]:
-        """Return the file that the bind line names."""
-        return {"cert_path": str(self.site.cert_path), "probe": {"port": self._port, "timeout_s": PROBE_S}}
+        """Return the path that the bind line names, and that of the key beside it."""
+        paths = {"cert_path": str(self.site.cert_path), "layout": self.layout}
+        if self.layout != "combined":
+            paths["key_path"] = str(self._key(self.site))
+        return {**paths, "probe": {"port": self._port, "timeout_s": PROBE_S}}
 
     def pair(self) -> tuple[bytes, bytes]:
-        """Return the one file twice."""
-        return self.site.cert_path.read_bytes(), self.site.cert_path.read_bytes()
+        """Return what the bind line names."""
+        return self.site.cert_path.read_bytes(), self._key(self.site).read_bytes()
 
     def port(self) -> int:
         """Return its one port."""
         return self._port
 
     def reload(self) -> None:
-        """Tell the master process."""
-        subprocess.run(["/usr/bin/pkill", "-USR2", "-F", str(self.pid_file)], check=True, capture_output=True)
+        """Tell the master to start new workers, and wait for one."""
+        before = self.workers()
+        os.kill(self.process.pid, signal.SIGUSR2)
+        wait_until("a new worker is there", lambda: bool(self.workers() - before))
+
+    def workers(self) -> set[int]:
+        """Return the processes that serve."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return {int(pid) for pid in children.read_text().split()}
 
     def damage(self) -> None:
         """Put a typing error into haproxy.cfg."""
-        self.conf.write_text(self.conf.read_text().replace("timeout client", "timeout klient"))
+        self.conf.write_text(self.conf.read_text().replace("frontend", "frontent"))
 
     def divert(self) -> None:
         """Name another file."""
@@ -86,13 +100,31 @@ class HAProxy(Subject):
         """Name the target's file."""
         self._write(self.site)
 
+    def _key(self, site: Site) -> Path:
+        return site.cert_path if self.layout == "combined" else Path(f"{site.cert_path}.key")
+
     def _write(self, site: Site) -> None:
         self.conf.write_text(
-            f"global\n  stats socket {self.socket} mode 600 level admin expose-fd listeners\n"
-            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 5s\n"
-            f"frontend shop\n  bind 127.0.0.1:{self._port} ssl crt {site.cert_path}\n"
-            '  http-request return status 200 content-type text/plain string "ok"\n'
+            f"global\n  stats socket {self.folder}/socket level admin\n  stats socket {self.folder}/user level user\n"
+            f"defaults\n  mode http\n  timeout client 30s\n  timeout connect 1s\n  timeout server 30s\n"
+            f"frontend tls\n  bind 127.0.0.1:{self._port} ssl crt {site.cert_path}\n  http-request return status 200\n"
         )
+
+
+class Hidden(Gate):
+    """A gate that takes away the file by which a running HAProxy is found."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        super().__init__(folder)
+        self._path, self._away = path, path.with_name(f"{path.name}.away")
+
+    def shut(self) -> None:
+        """Take it away."""
+        self._path.rename(self._away)
+
+    def open(self) -> None:
+        """Bring it back."""
+        self._away.rename(self._path)
 
 
 class RuntimeHAProxy(HAProxy):
@@ -100,14 +132,23 @@ class RuntimeHAProxy(HAProxy):
 
     variant = "runtime"
     skips: ClassVar[Mapping[Chapter, str]] = {
-        "broken configuration": "the running process takes certificates whatever became of haproxy.cfg",
-        "failing reload": "nothing is reloaded in this mode; a socket that does not answer is in the connector's tests",
-        "wrong certificate served": "a change of haproxy.cfg shows after a reload only, of which this mode has none",
+        "broken configuration": "the running process takes certificates whatever became of haproxy.cfg"
     }
+    gated = "socket"
+    reload_cause = "the stats socket .*/socket cannot be used"
+
+    def policy(self) -> str:
+        """Return the service with its socket as well."""
+        return f"{super().policy()}admin = {toml_string(self.folder / 'socket')}\n"
 
     def config(self) -> dict[str, Any]:
         """Return the same with the mode."""
         return {**super().config(), "mode": "runtime"}
+
+    def divert(self) -> None:
+        """Name another file, and reload, without which the socket would go on changing the one that is served."""
+        super().divert()
+        self.reload()
 
 
 SUBJECTS = (HAProxy, RuntimeHAProxy)
