@@ -19,7 +19,7 @@ from benchmarks.lab.servers import Site, write_placeholder
 from benchmarks.lab.wire import look
 from connectors.targets import haproxy, haproxy_runtime, registry
 from connectors.targets.base import Command, CommandResult, Role, Service
-from connectors.targets.haproxy import HAProxyTarget
+from connectors.targets.haproxy import HAProxyConfig, HAProxyTarget
 from connectors.targets.haproxy_runtime import HAProxyRuntime
 from core.errors import InvalidInput, Misconfigured, Transient
 from core.secret import Secret
@@ -94,7 +94,9 @@ def test_an_absent_haproxy_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_combined_file_is_the_default() -> None:
-    assert registry.decode_config("haproxy", {"cert_path": "/srv/a.pem"}).layout == "combined"
+    config = registry.decode_config("haproxy", {"cert_path": "/srv/a.pem"})
+    assert isinstance(config, HAProxyConfig)
+    assert config.layout == "combined"
 
 
 @pytest.mark.parametrize("key", ["/srv/a.pem.key", "/srv/a.key"])
