@@ -208,7 +208,7 @@ async def test_a_move_while_the_old_agent_issues_ends_with_the_new_ones_certific
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
-    "an unknown type": ({"type": "apache"}, 400, "type"),
+    "an unknown type": ({"type": "gopher"}, 400, "type"),
     "an unknown agent": ({"agent_id": "ag-none"}, 400, "agent_id"),
     "an unknown setting": ({"config": {"colour": "red"}}, 400, "config.colour"),
     "a setting that is taken away": ({"config": {"cert_path": None}}, 400, "config.cert_path"),
@@ -399,5 +399,5 @@ async def test_every_kind_of_target_describes_itself(world: World) -> None:
     fields = nginx["schema"]["$defs"]["NginxConfig"]["properties"]
     assert fields["service"]["default"] == "nginx"
     assert all(field["description"] for field in fields.values())
-    problem(await world.call("GET", "/api/v1/target-types/apache"), 404)
+    problem(await world.call("GET", "/api/v1/target-types/gopher"), 404)
     assert (await world.get("/api/v1/target-types/broken"))["problem"]
