@@ -103,7 +103,7 @@ facts() {
     haproxy)
       program=$(first_of /usr/sbin/haproxy /usr/local/sbin/haproxy) folder=/etc/haproxy/certctl
       check="$program -c -f /etc/haproxy/haproxy.cfg"
-      reload=$(reload_of haproxy.service "$(first_of /usr/bin/pkill)" -USR2 -F /run/haproxy.pid) ;;
+      reload=$(reload_of haproxy.service "$(first_of /usr/bin/pkill)" -USR2 -F /run/haproxy.pid haproxy) ;;
     postfix)
       folder=/etc/postfix/certctl check="$(first_of /usr/sbin/postfix) check" reload="$(first_of /usr/sbin/postfix) reload" ;;
     dovecot)
