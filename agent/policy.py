@@ -51,6 +51,21 @@ there is to say:
     config = "/etc/certctl/kubeconfig"
     context = "production"              # default: the kubeconfig's current one
 
+    # Another host that this agent may log in at by SSH. Nothing is known without such an entry.
+    [services.web-7]
+    type = "ssh"
+
+    [services.web-7.ssh]
+    hosts = ["web-7.example.test"]      # or "web-7.example.test:2222"
+    user = "certctl"
+    key_file = "/etc/certctl/ssh/id_ed25519"        # default: the target brings a sealed key or password
+    known_hosts = "/etc/certctl/ssh/known_hosts"    # or host_keys = ["SHA256:…"]; first_use = true writes the first key
+    allowed_paths = ["/etc/nginx/certctl"]          # on that host, as are the following
+    allowed_owners = ["www-data"]                   # default: none
+    sudo = false                                    # true: files are read and written by sudo -n sh
+    validate_command = ["/usr/bin/sudo", "-n", "/usr/sbin/nginx", "-t"]
+    reload_command = ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "reload", "nginx"]
+
     # Commands, run as the agent's user: the program's absolute path and its arguments, without a shell.
     # A service names them above; a target may name one instead.
     [actions.reload-nginx]

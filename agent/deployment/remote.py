@@ -1,8 +1,8 @@
 """Delivers certificates to remote places: a Secret of a cluster, for instance.
 
-look → stage → journal → publish → check → see it served, or put back. What stood there is kept in a private file until
-the delivery has proved itself, so that a crash is undone at the next start. Where a target names no probe nobody looks
-at what is served: such a delivery ends as ``stored``, never as ``served``.
+look → stage → journal → publish → check → reload, where the place has one → see it served, or put back. What stood
+there is kept in a private file until the delivery has proved itself, so that a crash is undone at the next start. Where
+a target names no probe nobody looks at what is served: such a delivery ends as ``stored``, never as ``served``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ from agent.deployment.prepare import TARGET_ID, Endpoint, endpoint_of, opened
 from agent.files import explained, write_private
 from agent.policy import HostPolicy
 from connectors.targets import registry
-from connectors.targets.base import Delivery, Probe, RemotePlace, RemoteTarget, RemoteTargetConfig, Service
+from connectors.targets.base import (
+    Delivery,
+    Probe,
+    ReloadedPlace,
+    RemotePlace,
+    RemoteTarget,
+    RemoteTargetConfig,
+    Service,
+)
 from core.crash import crash_point
 from core.errors import CertctlError, InvalidInput, Misconfigured
 from core.secret import Secret
 from core.wire import DeploymentItem
 
 _log = structlog.get_logger(__name__)
+_LOADED = {"reloaded", "served"}
+"""Steps after which the new certificate may be in use."""
 _READS = "what serves this name read the certificate from there"
 
 in_thread = trio.to_thread.run_sync
@@ -138,7 +148,7 @@ class Remote:
         with progress.doing("looked", record=False):
             before = await place.look(prepared.delivery)
         if place.complete:
-            return await self._in_place_already(prepared, progress)
+            return await self._in_place_already(place, prepared, progress)
         with progress.doing("staged"):
             await place.stage()
         journal = RemoteJournal(prepared.item, before.reveal())
@@ -167,18 +177,27 @@ class Remote:
         with progress.doing("checked"):
             await place.check()
         crash_point("deploy.checked")
+        if isinstance(place, ReloadedPlace):
+            with progress.doing("reloaded"):
+                await place.reload()
+            crash_point("deploy.reloaded")
         if prepared.endpoint is not None:
             with progress.doing("served"):
                 await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe, _READS)
         crash_point("deploy.served")
 
-    async def _in_place_already(self, prepared: PreparedDelivery, progress: Progress) -> DeploymentOutcome:
+    async def _in_place_already(
+        self, place: RemotePlace, prepared: PreparedDelivery, progress: Progress
+    ) -> DeploymentOutcome:
         """Whoever serves it may not have read it yet; there is nothing to undo."""
         if prepared.endpoint is None:
             return _ended(prepared, progress)
         fingerprint = prepared.item.fingerprint
         if await service.is_served(prepared.endpoint, fingerprint, self._probe):
             return progress.ended("unchanged", fingerprint)
+        if isinstance(place, ReloadedPlace):
+            with progress.doing("reloaded"):
+                await place.reload()
         with progress.doing("served"):
             await service.wait_until_served(prepared.endpoint, fingerprint, self._probe, _READS)
         return _ended(prepared, progress)
@@ -195,7 +214,7 @@ class Remote:
         step, told = progress.current, error.detail
         try:
             with progress.doing("undone"):
-                left_alone = await self._put_back(place, journal)
+                left_alone = await self._put_back(place, journal, step)
             if left_alone:
                 undo, told = "not_needed", f"{told} – {left_alone}"
         except CertctlError as obstacle:
@@ -205,8 +224,15 @@ class Remote:
         served = await self._served_after(prepared, step)
         return progress.failed(type(error)(told), step=step, undo=undo, served=served)
 
-    async def _put_back(self, place: RemotePlace, journal: RemoteJournal) -> str:
+    async def _put_back(self, place: RemotePlace, journal: RemoteJournal, step: str = "served") -> str:
         left_alone = await place.put_back(Secret(journal.before))
+        if isinstance(place, ReloadedPlace) and step in _LOADED:
+            try:
+                await place.reload()
+            except CertctlError:
+                # A reload that never worked, forth or back: what serves goes on with what it had before.
+                if step != "reloaded":
+                    raise
         crash_point("deploy.undo_noted")
         await in_thread(self.journals.delete, journal.item.target_id)
         return left_alone
@@ -222,7 +248,7 @@ class Remote:
         return await service.served_now(prepared.endpoint, self._probe) if prepared.endpoint else ""
 
     async def _served_after(self, prepared: PreparedDelivery, step: str) -> str:
-        if prepared.endpoint is None or step != "served":
+        if prepared.endpoint is None or step not in _LOADED:
             return await self._served_now(prepared)
         return await service.served_after_undo(prepared.endpoint, prepared.item.fingerprint, self._probe)
 

@@ -12,6 +12,7 @@ stars. Both sides import this module, so no event loop is chosen here.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -98,6 +99,43 @@ class RemoteTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     ] = None
 
 
+class SSHFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where an agent may log in, as whom, and what it does there: ``[services.NAME.ssh]`` of its agent.toml.
+
+    ``hosts`` are names, or ``name:port`` where the port is not 22. A host's key is known by ``host_keys``, fingerprints
+    as ``ssh-keygen -l`` prints them, or by the file ``known_hosts``; with ``first_use`` the first key is written there.
+    ``sudo``: files are read and written as root, by ``sudo -n sh``.
+    """
+
+    hosts: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    allowed_paths: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    allowed_owners: tuple[str, ...] = ()
+    key_file: str = ""
+    host_keys: tuple[str, ...] = ()
+    known_hosts: str = ""
+    first_use: bool = False
+    sudo: bool = False
+    validate_command: tuple[str, ...] = ()
+    reload_command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Hold the fields against each other; the messages start with the field at fault."""
+        for field in ("key_file", "known_hosts"):
+            if (path := getattr(self, field)) and not path.startswith("/"):
+                raise ValueError(f"{field}: must be an absolute path")
+        for prefix in self.allowed_paths:
+            if not prefix.startswith("/") or posixpath.normpath(prefix) in {"/", "//"}:
+                raise ValueError(f"allowed_paths: {prefix!r} must be an absolute folder below /")
+        if bool(self.host_keys) == bool(self.known_hosts):
+            raise ValueError("known_hosts: say by which file, or by which host_keys, the host is known; one of them")
+        if self.first_use and not self.known_hosts:
+            raise ValueError("first_use: has a meaning with known_hosts only")
+        for fingerprint in self.host_keys:
+            if not fingerprint.startswith("SHA256:"):
+                raise ValueError(f"host_keys: {fingerprint!r} must begin with SHA256:, as ssh-keygen -l prints it")
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Facts about one daemon on this host, from its agent.toml; empty fields mean the connector's own defaults."""
 
@@ -109,6 +147,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pid_file: str = ""
     admin: str = ""
     context: str = ""
+    ssh: SSHFacts | None = None
     validate_action: HostName | None = None
     reload_action: HostName | None = None
 
@@ -291,6 +330,14 @@ class RemotePlace(Protocol):
 
     async def settle(self) -> None:
         """Remove what was kept for the undo: the delivery has proved itself."""
+
+
+@runtime_checkable
+class ReloadedPlace(Protocol):
+    """A remote place whose certificate is taken into use by a reload."""
+
+    async def reload(self) -> None:
+        """Make what serves the certificate use what is in place now; can be repeated, needs no ``look``."""
 
 
 @runtime_checkable
