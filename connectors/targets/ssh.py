@@ -268,8 +268,8 @@ class RemoteFiles:
         from connectors.ssh import Standing  # noqa: PLC0415 - not installed with a coordinator
 
         mode = spec.mode if spec.mode is not None else there.mode if there else spec.default_mode
-        if spec.role in {"key", "combined"} and spec.mode is None and mode & 0o027:
-            mode = spec.default_mode
+        if spec.role in {"key", "combined"}:
+            mode &= ~0o037
         uid = self._number(spec.owner, "passwd", "owner") if spec.owner else there.uid if there else -1
         gid = self._number(spec.group, "group", "group") if spec.group else there.gid if there else -1
         return Standing(spec.content.reveal(), mode, uid, gid)
@@ -315,10 +315,12 @@ class RemoteFiles:
         for old in reversed(before):
             there = self._files.read(old.path)
             self._files.remove(staged(old.path))
-            if there is None or there.content == old.content:
-                if there is None and old.content is not None:
+            if there is None:
+                if old.content is not None:
                     left_alone.append(f"{old.path} was removed meanwhile, and stays so")
-            elif _digest(there.content) != old.new:
+            elif (there.content, there.mode, there.uid, there.gid) == (old.content, old.mode, old.uid, old.gid):
+                continue
+            elif there.content != old.content and _digest(there.content) != old.new:
                 left_alone.append(f"{old.path} was changed meanwhile, and stays so")
             elif old.content is None:
                 self._files.remove(old.path)

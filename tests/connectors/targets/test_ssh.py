@@ -119,6 +119,14 @@ async def test_a_reload_that_fails_is_undone_and_its_output_is_told(far: Far) ->
     far.is_as(issued)
 
 
+async def test_a_mode_that_was_changed_comes_back(far: Far) -> None:
+    issued = await far.install()
+    far.shut.touch()
+    assert (await far.deploy(issued, cert_mode="0600", probe={"port": 1, "timeout_s": 0.2})).undo == "done"
+    assert stat.S_IMODE(far.world.cert.stat().st_mode) == 0o644
+    far.is_as(issued)
+
+
 async def test_a_broken_configuration_is_named_and_nothing_is_reloaded(far: Far) -> None:
     issued = await far.install()
     far.world.expect_tls("separate", extra="colour red;")
