@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
+import paramiko
 import pytest
+import trio
 
+from agent.deployment.material import read_material
 from agent.deployment.outcome import DeploymentOutcome
+from agent.policy import load_policy
 from connectors.targets import registry
+from connectors.targets.base import Delivery
+from connectors.targets.ssh import SSHTarget
 from core.errors import InvalidInput
 from tests.agent.deployment.authority import Authority, Issued
 from tests.agent.deployment.world import NGINX, World, shows
@@ -164,6 +172,35 @@ async def test_a_host_key_that_nobody_told_is_refused(far: Far) -> None:
     assert f"its host key {far.sshd.fingerprint()} is not known; compare it" in cause(outcome)
 
 
+async def test_a_key_is_private_from_its_first_moment(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    chmod = paramiko.SFTPClient.chmod
+
+    def looked(self: paramiko.SFTPClient, path: bytes | str, mode: int) -> None:
+        seen.append(stat.S_IMODE(Path(str(path)).stat().st_mode))
+        chmod(self, path, mode)
+
+    monkeypatch.setattr(paramiko.SFTPClient, "chmod", looked)
+    await far.install()
+    assert seen == [0o600, 0o600]
+
+
+async def test_the_other_event_loop(far: Far) -> None:
+    config: Any = registry.decode_config("ssh", far.config())
+    service = load_policy(far.world.toml).service("ssh", "far")
+    issued = far.authority.issue()
+    delivery = Delivery("mc-a", read_material(issued.item({}), issued.secret))
+
+    async def deliver() -> None:
+        async with SSHTarget().reach(service, config) as place:
+            await place.look(delivery)
+            await place.stage()
+            await place.publish()
+
+    await trio.to_thread.run_sync(lambda: anyio.run(deliver, backend="asyncio"))
+    assert far.world.holds(issued)
+
+
 async def test_a_wrong_password_is_refused_and_not_told(far: Far) -> None:
     outcome = await far.deploy(far.authority.issue(), password="not-the-password")
     assert "the login was refused" in cause(outcome)
@@ -262,9 +299,21 @@ async def test_an_outdated_server_is_named(far: Far) -> None:
 
 
 async def test_a_host_that_says_nothing_is_given_up(far: Far) -> None:
-    far.sshd.process.stop()
-    far.policy(hosts=f'["127.0.0.1:{far.sshd.port}"]')
-    assert f"@127.0.0.1:{far.sshd.port}: " in cause(await far.deploy(far.authority.issue()))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        far.policy(hosts=f'["127.0.0.1:{port}"]')
+        outcome = await far.deploy(far.authority.issue(), port=port, timeout_s=1)
+    assert f"@127.0.0.1:{port}: " in cause(outcome)
+
+
+async def test_a_command_that_hangs_is_given_up_and_undone(far: Far) -> None:
+    issued = await far.install()
+    far.policy(reload_command='["/bin/sleep", "60"]')
+    outcome = await far.deploy(far.authority.issue(), timeout_s=1)
+    assert "`/bin/sleep 60` on " in cause(outcome)
+    assert "no answer within 1 s" in cause(outcome)
+    assert outcome.undo == "done"
+    far.is_as(issued)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may use sudo without a rule")
