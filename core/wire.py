@@ -99,9 +99,9 @@ class IssuanceItem(msgspec.Struct, frozen=True, tag="issuance", tag_field="kind"
 class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="kind"):
     """Install one version of a certificate in one target.
 
-    ``chain`` is DER, leaf first, without the root. ``config`` is the target's own, decoded by its connector; its
-    secrets are in ``sealed`` by their paths, each for this agent alone (``core.hpke``). ``traceparent`` is where its
-    trace goes on, if there is one.
+    ``chain`` is DER, leaf first, without the root; ``root`` is DER as well, or empty where the coordinator does not
+    know it. ``config`` is the target's own, decoded by its connector; its secrets are in ``sealed`` by their paths,
+    each for this agent alone (``core.hpke``). ``traceparent`` is where its trace goes on, if there is one.
     """
 
     job_id: str
@@ -117,6 +117,7 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
     names: tuple[Name, ...] = ()
     sealed: dict[str, bytes] = {}
     traceparent: str = ""
+    root: bytes = b""
 
 
 class AuditHead(msgspec.Struct, frozen=True):

@@ -31,6 +31,8 @@ _SELINUX = "security.selinux"
 _PEM = re.compile(
     rb"^-----BEGIN (?:(?:TRUSTED |X509 )?CERTIFICATE|(?:(?:RSA|EC|ENCRYPTED) )?PRIVATE KEY)-----", re.MULTILINE
 )
+_KEYSTORE = re.compile(rb"\A(?:\xfe\xed\xfe\xed|\x30(?:\x80|\x81.|\x82..|\x83...)\x02\x01\x03\x30)", re.DOTALL)
+"""JKS by its magic number, PKCS#12 by the version 3 that its outer sequence begins with (RFC 7292, section 4)."""
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -62,7 +64,7 @@ class Existing(msgspec.Struct, frozen=True):
 
 
 def look(path: Path, role: Role) -> Existing:
-    """Return what stands at ``path``; raise ``Refused`` for anything that is neither PEM nor, as ``config``, ours."""
+    """Return what stands at ``path``; raise ``Refused`` for what is neither PEM nor, by its role, ours or a keystore."""
     link = str(path.readlink()) if path.is_symlink() else ""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -79,8 +81,9 @@ def look(path: Path, role: Role) -> Existing:
     if role == "config" and content.strip() and not content.startswith(CONFIG_MARK):
         remedy = f"choose another path, or give the file up with a first line {CONFIG_MARK.decode()!r}"
         raise Refused(f"{path} was not written by certctl and will not be replaced; {remedy}")
-    if role != "config" and content.strip() and not _PEM.search(content):
-        problem = "holds no PEM certificate or key and will not be replaced"
+    if role != "config" and content.strip() and not (_KEYSTORE if role == "keystore" else _PEM).search(content):
+        kind = "keystore (JKS or PKCS#12)" if role == "keystore" else "PEM certificate or key"
+        problem = f"holds no {kind} and will not be replaced"
         raise Refused(f"{path} {problem}; choose another path or move the file away")
     return Existing("link" if link else "file", link, Secret(content), attributes)
 

@@ -28,16 +28,17 @@ from agent.deployment.journal import Journal, JournalFile, JournalFolder
 from agent.deployment.prepare import PlannedFile, Prepared
 from agent.deployment.versions import VersionStore
 from agent.files import explained
-from connectors.targets.base import FileSpec, Layout, Role
+from connectors.targets.base import PRIVATE_ROLES, FileSpec, Layout, Role
 from core.crash import crash_point
 from core.errors import Misconfigured
 from core.secret import Secret
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What stood at the configured paths. ``previous`` is the version that holds it already, if one does."""
+    """What stood at the configured paths, and what shall. ``previous`` is the version that holds the former already."""
 
     existing: tuple[Existing, ...]
+    contents: tuple[Secret[bytes], ...]
     wanted: tuple[Attributes, ...]
     previous: int | None
     complete: bool
@@ -64,9 +65,11 @@ class Installation:
         with explained("looking at the installed files"):
             self.store.sweep()
             existing = tuple(look(file.path, file.spec.role) for file in self._files)
+            contents = tuple(_content(file.spec, found) for file, found in zip(self._files, existing, strict=True))
             wanted = tuple(_wanted(file.spec, found) for file, found in zip(self._files, existing, strict=True))
             previous = self._previous(existing)
-            return Snapshot(existing, wanted, previous, self._is_complete(existing, wanted))
+            complete = self._is_complete(existing, contents, wanted)
+            return Snapshot(existing, contents, wanted, previous, complete)
 
     def stage(self, snapshot: Snapshot) -> None:
         """Write the new version, unpublished."""
@@ -74,8 +77,8 @@ class Installation:
             for file in self._files:
                 make_folder(file.path.parent)
             contents = [
-                (file.spec.role, file.spec.content, attributes)
-                for file, attributes in zip(self._files, snapshot.wanted, strict=True)
+                (file.spec.role, content, attributes)
+                for file, content, attributes in zip(self._files, snapshot.contents, snapshot.wanted, strict=True)
             ]
             self.store.stage(contents)
 
@@ -127,9 +130,11 @@ class Installation:
                 return None
         return current
 
-    def _is_complete(self, existing: Sequence[Existing], wanted: Sequence[Attributes]) -> bool:
-        for file, found, attributes in zip(self._files, existing, wanted, strict=True):
-            if found.content != file.spec.content or not attributes.fits(found.attributes):
+    def _is_complete(
+        self, existing: Sequence[Existing], contents: Sequence[Secret[bytes]], wanted: Sequence[Attributes]
+    ) -> bool:
+        for file, found, content, attributes in zip(self._files, existing, contents, wanted, strict=True):
+            if found.content != content or not attributes.fits(found.attributes):
                 return False
             link = self.store.link_target(file.path, file.spec.role)
             linked = _is_linked(self._prepared.config.layout, file.spec.role)
@@ -221,13 +226,17 @@ def _copy_version(store: VersionStore, version: int, role: Role, path: Path, tar
     replace_with_file(path, _temporary(target_id, role), kept.content, _settable(kept.attributes))
 
 
+def _content(spec: FileSpec, found: Existing) -> Secret[bytes]:
+    return spec.content if spec.merge is None else spec.merge(found.content)
+
+
 def _wanted(spec: FileSpec, found: Existing) -> Attributes:
     """Config value, else the existing file's, else the default; a key is never left readable for everybody."""
     uid, gid, context = user_id(spec.owner), group_id(spec.group), b""
     mode = spec.mode
     if found.content is not None:
         if mode is None:
-            mode = found.attributes.mode & (0o640 if spec.role in {"key", "combined"} else 0o644)
+            mode = found.attributes.mode & (0o640 if spec.role in PRIVATE_ROLES else 0o644)
         kept = _settable(found.attributes)
         uid, gid = (kept.uid if uid == -1 else uid), (kept.gid if gid == -1 else gid)
         context = kept.context

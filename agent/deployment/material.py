@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from connectors.targets.base import Material
@@ -32,6 +32,7 @@ def read_material(item: DeploymentItem, private_key_pem: Secret[bytes]) -> Mater
     fingerprint = sha256(item.chain[0]).hexdigest()
     if fingerprint != item.fingerprint:
         raise InvalidInput.of("chain", f"the first certificate has the fingerprint {fingerprint}, not the item's")
+    root = _fitting_root(item.root, certificates[-1])
     key_pem, key_spki = _read_key(private_key_pem)
     leaf_spki = sha256(_spki(leaf.public_key())).hexdigest()
     if not leaf_spki == key_spki == item.spki_sha256:
@@ -42,6 +43,7 @@ def read_material(item: DeploymentItem, private_key_pem: Secret[bytes]) -> Mater
         chain_pem=b"".join(certificate.public_bytes(_PEM) for certificate in certificates[1:]),
         key_pem=key_pem,
         fingerprint=fingerprint,
+        root_pem=root.public_bytes(_PEM) if root else b"",
     )
 
 
@@ -52,6 +54,17 @@ def _read_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
         return [x509.load_der_x509_certificate(der) for der in chain]
     except ValueError as error:
         raise InvalidInput.of("chain", f"is not a list of DER certificates: {error}") from error
+
+
+def _fitting_root(der: bytes, last: x509.Certificate) -> x509.Certificate | None:
+    """Return the root if it is one and has signed the end of the chain; an issuer may have got another one since."""
+    try:
+        root = x509.load_der_x509_certificate(der)
+        root.verify_directly_issued_by(root)
+        last.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return None
+    return root
 
 
 def _read_key(private_key_pem: Secret[bytes]) -> tuple[Secret[bytes], str]:

@@ -53,15 +53,15 @@ class VersionStore:
 
     def path(self, version: int, role: Role) -> Path:
         """Return the file of ``role`` in a version."""
-        return self._versions / str(version) / f"{role}.pem"
+        return self._versions / str(version) / _named(role)
 
     def link_target(self, path: Path, role: Role) -> str:
         """Return the text of a link at ``path`` that follows ``current``; relative, so that it holds in a container."""
-        return os.path.relpath(self.root / CURRENT / f"{role}.pem", start=path.parent)
+        return os.path.relpath(self.root / CURRENT / _named(role), start=path.parent)
 
     def staged(self, role: Role) -> Path:
         """Return the file of ``role`` in the staged, not yet numbered version."""
-        return self._versions / _STAGED / f"{role}.pem"
+        return self._versions / _STAGED / _named(role)
 
     def stage(self, files: Sequence[tuple[Role, Secret[bytes], Attributes]]) -> None:
         """Write the files of a version to come."""
@@ -121,7 +121,7 @@ class VersionStore:
         _remove_folder(folder)
         folder.mkdir(mode=0o700)
         for role, content, attributes in files:
-            write_new(folder / f"{role}.pem", content, attributes)
+            write_new(folder / _named(role), content, attributes)
         folder.chmod(0o755)
         sync_folder(folder)
 
@@ -130,6 +130,10 @@ class VersionStore:
         (self._versions / name).rename(self._versions / str(version))
         sync_folder(self._versions)
         return version
+
+
+def _named(role: Role) -> str:
+    return role if role == "keystore" else f"{role}.pem"
 
 
 def _remove_folder(folder: Path) -> None:

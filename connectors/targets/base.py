@@ -13,7 +13,7 @@ stars. Both sides import this module, so no event loop is chosen here.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -25,7 +25,8 @@ from core.errors import Misconfigured
 from core.names import Name, NameKind
 from core.secret import Secret
 
-Role = Literal["certificate", "chain", "key", "combined", "config"]
+Role = Literal["certificate", "chain", "key", "combined", "config", "keystore"]
+PRIVATE_ROLES: frozenset[Role] = frozenset({"key", "combined", "keystore"})
 CONFIG_MARK = b"# Written by certctl"
 """How a file of role ``config`` begins: a small configuration file of certctl's own that names the others."""
 
@@ -153,12 +154,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Material(msgspec.Struct, frozen=True):
-    """A certificate with its key, each re-encoded from what was parsed and known to belong together."""
+    """A certificate with its key, each re-encoded from what was parsed and known to belong together.
+
+    ``root_pem`` is empty where the coordinator does not know the root.
+    """
 
     leaf_pem: bytes
     chain_pem: bytes
     key_pem: Secret[bytes]
     fingerprint: str
+    root_pem: bytes = b""
 
     @property
     def full_chain_pem(self) -> bytes:
@@ -170,12 +175,15 @@ class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One file that shall exist. ``mode`` None means: the existing file's, else ``default_mode``; owners likewise.
 
     A file of role ``config`` begins with ``CONFIG_MARK``. In every layout it is a plain file.
+    ``merge`` makes the content of one that keeps something of what stands there; it is given None where nothing does,
+    and returns what it was given where that will do. It raises ``Permanent`` errors for what cannot be kept.
     """
 
     role: Role
     path: str
     content: Secret[bytes]
     default_mode: int
+    merge: Callable[[Secret[bytes] | None], Secret[bytes]] | None = None
     mode: int | None = None
     owner: str | None = None
     group: str | None = None

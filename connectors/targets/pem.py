@@ -1,28 +1,41 @@
 """What connectors have in common whose daemons read PEM files: their paths, and which file holds what.
 
 A connector derives its configuration from ``PEMConfig`` and returns ``pem_files`` from ``files``; what its daemon does
-not like in a path it checks on its own.
+not like in a path it checks on its own. Blocks of other kinds (DH parameters) that stand in a certificate's file stay
+there, after the certificates.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+from cryptography.hazmat.primitives import serialization
 
 from connectors.targets.base import (
     CONFIG_MARK,
+    PRIVATE_ROLES,
     FileSpec,
     FileTargetConfig,
     Material,
     Role,
     parse_mode,
 )
+from core.errors import InvalidInput
 from core.secret import Secret
 
 PATHS = ("cert_path", "key_path", "chain_path")
+
+Part = Literal["key", "certificate", "chain"]
+PARTS: tuple[Part, ...] = ("key", "certificate", "chain")
+Chain = Literal["without_root", "with_root", "leaf_only"]
+
+_BLOCK = re.compile(rb"^-----BEGIN ([^\r\n]+?)-----\s.*?^-----END \1-----", re.MULTILINE | re.DOTALL)
+_OURS = re.compile(rb"CERTIFICATE$|PRIVATE KEY$")
 
 
 class PEMConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +51,21 @@ class PEMConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     chain_path: Annotated[
         str | None, msgspec.Meta(description="File with the chain alone, where the daemon wants one.")
     ] = None
+    chain: Annotated[
+        Chain,
+        msgspec.Meta(
+            description="What follows the leaf in its file: the intermediates (without_root), these and the root "
+            "(with_root), or nothing (leaf_only). chain_path holds the intermediates, with_root the root as well."
+        ),
+    ] = "without_root"
+    combined_order: Annotated[
+        tuple[Part, ...],
+        msgspec.Meta(description="Order of the parts of the one file of layout combined."),
+    ] = PARTS
+    key_format: Annotated[
+        Literal["pkcs8", "traditional"],
+        msgspec.Meta(description="pkcs8: PRIVATE KEY; traditional: RSA PRIVATE KEY (PKCS#1) or EC PRIVATE KEY (SEC1)."),
+    ] = "pkcs8"
 
     def __post_init__(self) -> None:
         """Hold the fields against each other; the messages start with the field at fault."""
@@ -45,6 +73,8 @@ class PEMConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fiel
             path = getattr(self, field)
             if path is not None and not path.startswith("/"):
                 raise ValueError(f"{field}: must be an absolute path")
+        if sorted(self.combined_order) != sorted(PARTS):
+            raise ValueError(f"combined_order: must name each of {', '.join(PARTS)} once")
         if self.layout == "combined":
             _check_combined(self)
         elif self.key_path is None:
@@ -62,13 +92,54 @@ def _check_combined(config: PEMConfig) -> None:
 
 def pem_files(config: PEMConfig, material: Material) -> tuple[FileSpec, ...]:
     """Return the certificate, the key and, where asked for, the chain; or the one combined file, key first."""
-    key, chain = material.key_pem.reveal(), material.full_chain_pem
+    key, above = key_pem(config.key_format, material), chain_pem(config.chain, material)
+    chain = b"" if config.chain == "leaf_only" else above
     if config.layout == "combined" or config.key_path is None:
-        return (_spec(config, "combined", config.cert_path, key + chain),)
-    files = [_spec(config, "certificate", config.cert_path, chain), _spec(config, "key", config.key_path, key)]
+        parts = {"key": key, "certificate": material.leaf_pem, "chain": chain}
+        return (_spec(config, "combined", config.cert_path, b"".join(parts[part] for part in config.combined_order)),)
+    certificate = material.leaf_pem + chain
+    files = [_spec(config, "certificate", config.cert_path, certificate), _spec(config, "key", config.key_path, key)]
     if config.chain_path is not None:
-        files.append(_spec(config, "chain", config.chain_path, material.chain_pem))
+        files.append(_spec(config, "chain", config.chain_path, above))
     return tuple(files)
+
+
+def chain_pem(chain: Chain, material: Material) -> bytes:
+    """Return the intermediates, and the root where it is asked for; raise ``InvalidInput`` where nobody knows it."""
+    if chain != "with_root":
+        return material.chain_pem
+    if not material.root_pem:
+        problem = "with_root cannot be done, as the coordinator does not know this issuer's root; choose without_root"
+        raise InvalidInput.of("config.chain", problem)
+    return material.chain_pem + material.root_pem
+
+
+def key_pem(key_format: str, material: Material) -> bytes:
+    """Return the key in this format, unencrypted; raise ``InvalidInput`` for a kind of key that has no such format."""
+    if key_format == "pkcs8":
+        return material.key_pem.reveal()
+    key = serialization.load_pem_private_key(material.key_pem.reveal(), None)
+    traditional = serialization.PrivateFormat.TraditionalOpenSSL
+    try:
+        return key.private_bytes(serialization.Encoding.PEM, traditional, serialization.NoEncryption())
+    except ValueError as error:
+        problem = "traditional exists for RSA and EC keys alone; choose pkcs8, or another key algorithm"
+        raise InvalidInput.of("config.key_format", problem) from error
+
+
+def keep_foreign(content: bytes, existing: Secret[bytes] | None) -> Secret[bytes]:
+    """Return ``content`` and after it what else than certificates and keys stands in the existing file.
+
+    EC parameters right before an EC key are a part of that key.
+    """
+    found = list(_BLOCK.finditer(existing.reveal())) if existing else []
+    following = [match[1] for match in found[1:]]
+    kept = [
+        match[0] + b"\n"
+        for match, after in zip(found, [*following, b""], strict=False)
+        if not _OURS.search(match[1]) and (match[1], after) != (b"EC PARAMETERS", b"EC PRIVATE KEY")
+    ]
+    return Secret(content + b"".join(kept))
 
 
 def pair_paths(config: PEMConfig) -> tuple[str, str]:
@@ -100,11 +171,12 @@ def check_watched_path(field: str, path: str) -> None:
 
 
 def _spec(config: PEMConfig, role: Role, path: str, content: bytes) -> FileSpec:
-    private = role in {"key", "combined"}
+    private = role in PRIVATE_ROLES
     return FileSpec(
         role=role,
         path=path,
         content=Secret(content),
+        merge=partial(keep_foreign, content) if role in {"certificate", "combined"} else None,
         default_mode=0o600 if private else 0o644,
         mode=parse_mode(config.key_mode if private else config.cert_mode),
         owner=config.owner,

@@ -155,6 +155,7 @@ def _item(row: Row) -> IssuanceItem | DeploymentItem:
         names=names,
         traceparent=row["traceparent"],
         sealed={path: base64.b64decode(text) for path, text in row["sealed"].items()},
+        root=row["top"] or b"",
     )
 
 

@@ -81,6 +81,8 @@ async def claim(
           leased.run_id, leased.traceparent, certificates.common_name, certificates.names, certificates.key_algorithm,
           targets.type AS target_type, targets.config, targets.sealed,
           versions.der, versions.fingerprint, versions.spki_sha256,
+          (SELECT keys.chain[cardinality(keys.chain)] FROM issuer_keys AS keys
+           WHERE keys.issuer_id = versions.issuer_id AND keys.ski = versions.issuer_ski) AS top,
           array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
                 JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS issuers
         FROM leased JOIN certificates ON certificates.id = leased.certificate_id

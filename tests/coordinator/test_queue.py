@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from cryptography.x509 import BasicConstraints, load_der_x509_certificate
 
 from coordinator.bindings import service as bindings
 from coordinator.jobs import service as jobs
@@ -42,6 +43,8 @@ async def test_a_certificate_goes_all_the_way(world: World) -> None:
     answer = await agent.issue(issuance)
     item = await agent.item()
     assert (item.chain, item.version_id, item.target_id) == (answer.chain, answer.version_id, target)
+    assert load_der_x509_certificate(item.root).extensions.get_extension_for_class(BasicConstraints).value.ca
+    load_der_x509_certificate(item.chain[-1]).verify_directly_issued_by(load_der_x509_certificate(item.root))
     await agent.serve(item)
     run = await world.get(f"/api/v1/runs/{job_ids[0]}")
     assert (run["state"], [job["state"] for job in run["jobs"]]) == ("served", ["Completed", "Completed"])

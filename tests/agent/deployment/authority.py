@@ -69,6 +69,7 @@ class Authority:
         self._root_key = ec.generate_private_key(ec.SECP256R1())
         self._key = ec.generate_private_key(ec.SECP256R1())
         root = _name("Test Root")
+        self.root = _sign(root, root, self._root_key, self._root_key, ca=True)
         self.certificate = _sign(_name("Test Intermediate"), root, self._key, self._root_key, ca=True)
 
     def issue(self, name: str = "a.test") -> Issued:
