@@ -64,7 +64,7 @@ class Existing(msgspec.Struct, frozen=True):
 
 
 def look(path: Path, role: Role) -> Existing:
-    """Return what stands at ``path``; raise ``Refused`` for what is neither PEM nor, by its role, ours or a keystore."""
+    """Return what stands at ``path``; raise ``Refused`` for what is not PEM, nor what its role has instead."""
     link = str(path.readlink()) if path.is_symlink() else ""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Any daemon that reads its certificate from PEM files, for which certctl has no connector of its own.
+"""Any daemon that reads its certificate from PEM files, or one PKCS#12 file, and that has no connector of its own.
 
 How it is checked and reloaded is known to its host alone: by named actions of agent.toml, chosen by the target or by
 the service's entry there. There is no trial of the staged files. Without a ``validate_action`` nothing is checked
@@ -13,8 +13,21 @@ from typing import Annotated
 
 import msgspec
 
+from connectors.keystores.entry import Entry
+from connectors.keystores.installed import Alias, Encryption, check_mode, check_password, keystore_file
 from connectors.targets.base import FileSpec, HostName, Material, Role, Runner, Service
-from connectors.targets.pem import PEMConfig, pem_files
+from connectors.targets.pem import PARTS, PEMConfig, pem_files
+from core.secret import Secret
+
+
+class PKCS12Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a PKCS#12 file is written."""
+
+    password: Annotated[
+        Secret[str], msgspec.Meta(description="Password of the file.", extra_json_schema={"secret": True})
+    ]
+    alias: Annotated[Alias, msgspec.Meta(description="Friendly name of the key in it.")] = "server"
+    encryption: Encryption = "modern"
 
 
 class FilesConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +47,22 @@ class FilesConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             description="Named action of agent.toml that reloads the daemon; default: the service's. One is required."
         ),
     ] = None
+    pkcs12: Annotated[
+        PKCS12Config | None,
+        msgspec.Meta(description="Makes cert_path a PKCS#12 file (.p12, .pfx) with key and chain; layout combined."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Hold the fields against each other; the messages start with the field at fault."""
+        super().__post_init__()
+        if self.pkcs12 is None:
+            return
+        if self.layout != "combined":
+            raise ValueError("layout: must be combined with pkcs12, which is one file")
+        if (self.key_format, self.combined_order) != ("pkcs8", PARTS):
+            raise ValueError("pkcs12: has its own format and order; remove key_format and combined_order")
+        check_mode(self)
+        check_password("pkcs12.password", self.pkcs12.password)
 
 
 class FilesTarget:
@@ -43,7 +72,17 @@ class FilesTarget:
 
     def files(self, config: FilesConfig, material: Material) -> tuple[FileSpec, ...]:
         """Return the certificate, the key and, where asked for, the chain; or the one combined file."""
-        return pem_files(config, material)
+        if config.pkcs12 is None:
+            return pem_files(config, material)
+        entry, wanted = Entry.of(config.pkcs12.alias, material, config.chain), config.pkcs12
+
+        def change(existing: bytes | None) -> bytes:
+            # The parser comes with the agent; a coordinator knows this type without it.
+            from connectors.keystores import pkcs12  # noqa: PLC0415 - see above
+
+            return pkcs12.replace(existing, entry, pkcs12.Protection(wanted.password, wanted.encryption == "legacy"))
+
+        return (keystore_file(config, config.cert_path, "config.pkcs12.password", change),)
 
     def commands(self, _service: Service) -> None:
         """Return none: only the host knows its commands."""

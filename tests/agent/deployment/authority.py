@@ -9,22 +9,22 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from core.names import parse_name
 from core.secret import Secret
 from core.wire import DeploymentItem
 
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
 
 
 class Issued:
     """One leaf with its key and chain."""
 
-    def __init__(
-        self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate
-    ) -> None:
+    def __init__(self, certificate: x509.Certificate, key: Key, issuer: x509.Certificate) -> None:
+        self.key = key
         self.chain = (certificate.public_bytes(DER), issuer.public_bytes(DER))
         self.fingerprint = sha256(self.chain[0]).hexdigest()
         self.cert_pem = certificate.public_bytes(PEM) + issuer.public_bytes(PEM)
@@ -72,9 +72,9 @@ class Authority:
         self.root = _sign(root, root, self._root_key, self._root_key, ca=True)
         self.certificate = _sign(_name("Test Intermediate"), root, self._key, self._root_key, ca=True)
 
-    def issue(self, name: str = "a.test") -> Issued:
-        """Return a new leaf with a new key."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(self, name: str = "a.test", key: Key | None = None) -> Issued:
+        """Return a new leaf, by default with a new key."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
         leaf = _sign(_name(name), self.certificate.subject, key, self._key, ca=False, names=(name,))
         return Issued(leaf, key, self.certificate)
 
@@ -93,7 +93,7 @@ def _name(text: str) -> x509.Name:
 def _sign(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: Key,
     issuer_key: ec.EllipticCurvePrivateKey,
     *,
     ca: bool,
