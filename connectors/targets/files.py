@@ -29,6 +29,10 @@ class PKCS12Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     alias: Annotated[Alias, msgspec.Meta(description="Friendly name of the key in it.")] = "server"
     encryption: Encryption = "modern"
 
+    def __post_init__(self) -> None:
+        """Refuse an empty password."""
+        check_password("password", self.password)
+
 
 class FilesConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which files a daemon reads, and what this host calls it."""
@@ -59,10 +63,10 @@ class FilesConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return
         if self.layout != "combined":
             raise ValueError("layout: must be combined with pkcs12, which is one file")
-        if (self.key_format, self.combined_order) != ("pkcs8", PARTS):
-            raise ValueError("pkcs12: has its own format and order; remove key_format and combined_order")
+        for field, default in (("key_format", "pkcs8"), ("combined_order", PARTS)):
+            if getattr(self, field) != default:
+                raise ValueError(f"{field}: has no meaning for PKCS#12, which has its own; remove it")
         check_mode(self)
-        check_password("pkcs12.password", self.pkcs12.password)
 
 
 class FilesTarget:

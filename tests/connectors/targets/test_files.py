@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from connectors.targets import registry
 from connectors.targets.base import CommandResult, FileSpec, Material, Role, Service
 from connectors.targets.files import FilesConfig, FilesTarget
+from core import marking
 from core.errors import InvalidInput
 from core.secret import Secret
+from tests.agent.deployment.authority import DER, Authority
 
 MATERIAL = Material(b"LEAF\n", b"CHAIN\n", Secret(b"KEY\n"), "f" * 64)
 
@@ -60,6 +63,46 @@ def test_every_field_is_explained() -> None:
     schema = registry.config_schema("files")["$defs"]["FilesConfig"]
     assert all(field.get("description") for field in schema["properties"].values())
     assert "no check" in schema["properties"]["validate_action"]["description"]
+
+
+PKCS12 = {"cert_path": "/srv/a.p12", "layout": "combined", "pkcs12": {"password": "change-it"}}
+
+
+def test_one_pkcs12_file_with_key_and_chain() -> None:
+    issued = Authority().issue()
+    leaf = issued.cert_pem.removesuffix(issued.chain_pem)
+    config: Any = registry.decode_config("files", PKCS12)
+    (spec,) = FilesTarget().files(config, Material(leaf, issued.chain_pem, issued.secret, issued.fingerprint))
+    assert (spec.role, spec.path, spec.default_mode) == ("keystore", "/srv/a.p12", 0o600)
+    assert spec.merge is not None
+    made = spec.merge(None)
+    store = pkcs12.load_pkcs12(made.reveal(), b"change-it")
+    assert store.cert is not None
+    assert (store.cert.friendly_name, len(store.additional_certs)) == (b"server", 1)
+    assert store.cert.certificate.public_bytes(DER) == issued.chain[0]
+    assert spec.merge(made) == made
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"layout": "separate", "key_path": "/srv/a.key"}, "config.layout"),
+        ({"key_format": "traditional"}, "config.key_format"),
+        ({"combined_order": ["chain", "certificate", "key"]}, "config.combined_order"),
+        ({"cert_mode": "0644"}, "config.cert_mode"),
+        ({"pkcs12": {"password": ""}}, "config.pkcs12.password"),
+        ({"pkcs12": {}}, "config.pkcs12.password"),
+        ({"pkcs12": {"password": "x", "encryption": "none"}}, "config.pkcs12.encryption"),
+    ],
+)
+def test_wrong_fields_of_pkcs12_are_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        registry.decode_config("files", {**PKCS12, **change})
+    assert [error.field for error in caught.value.errors] == [field]
+
+
+def test_the_password_is_a_secret() -> None:
+    assert marking.secret_fields(FilesConfig) == ("pkcs12.password",)
 
 
 class NoRunner:
