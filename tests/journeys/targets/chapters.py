@@ -115,7 +115,7 @@ def renewal_under_load(road: Road) -> None:
     """Visitors on new connections notice nothing; kept connections suffer no more than from as many reloads."""
     with visiting(road.subject) as fresh:
         took_s = _renew_often(road)
-    assert fresh.failed == []
+    assert fresh.failed == [], fresh.failed
     assert fresh.served > road.size.renewals
     if road.size.kept_too:
         with visiting(road.subject, kept=True) as kept:
