@@ -34,6 +34,15 @@ async def test_the_chain_that_was_asked_for_is_sent(world: World, chain: str, co
     assert sent(world.nginx.port) == count
 
 
+async def test_nginx_refuses_the_chain_before_the_certificate_and_goes_on(world: World) -> None:
+    first = await world.install("combined")
+    order = ["key", "chain", "certificate"]
+    outcome = await world.deploy(world.authority.issue(), "combined", combined_order=order)
+    assert outcome.failure is not None
+    assert (outcome.failure.step, outcome.undo) == ("validated", "not_needed")
+    shows(world.nginx.port, first)
+
+
 async def test_a_root_of_somebody_else_is_not_known(world: World) -> None:
     issued = world.authority.issue()
     item = msgspec.structs.replace(issued.item(world.config(chain="with_root")), root=issued.chain[1])
