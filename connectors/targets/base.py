@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from connectors.probes.starttls import ProbeProtocol
 from connectors.probes.tls import Observation
 from core.errors import Misconfigured
 from core.names import Name, NameKind
@@ -52,6 +53,10 @@ class ProbeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timeout_s: Annotated[
         float, msgspec.Meta(description="Seconds until the new certificate must be served.", ge=0.2, le=300)
     ] = 10.0
+    protocol: Annotated[
+        ProbeProtocol,
+        msgspec.Meta(description="tls: TLS from the first byte; the others begin in plain text and ask for STARTTLS."),
+    ] = "tls"
 
 
 class FileTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,7 +218,9 @@ class Runner(Protocol):
 class Probe(Protocol):
     """Port: looks at a TLS endpoint, see ``connectors.probes.tls.probe``."""
 
-    async def __call__(self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def __call__(
+        self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: ProbeProtocol = "tls"
+    ) -> Observation:
         """Shake hands once; raise ``Transient`` with a human cause when that fails."""
 
 
