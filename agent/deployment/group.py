@@ -208,7 +208,9 @@ class Group:
             try:
                 with member.progress.doing("served"):
                     endpoint = member.prepared.endpoint
-                    await service.wait_until_served(endpoint, member.fingerprint, self._tools.probe)
+                    member.progress.detail = await service.wait_until_served(
+                        endpoint, member.fingerprint, self._tools.probe
+                    )
                 crash_point("deploy.served")
                 if member.installation.journal is not None:
                     await in_thread(member.installation.settle)

@@ -28,22 +28,26 @@ class DeploymentOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """Collects the steps of one deployment and knows the one it is in."""
+    """Collects the steps of one deployment and knows the one it is in.
+
+    ``detail`` may be set within a step: what there is to say of it.
+    """
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self._trace = tracing.current()
         self.current = ""
+        self.detail = ""
 
     @contextmanager
     def doing(self, name: str, *, record: bool = True) -> Iterator[None]:
         """Time a step; it is listed when it succeeds."""
-        self.current = name
+        self.current, self.detail = name, ""
         started = time.perf_counter()
         yield
         if record:
             ms = round((time.perf_counter() - started) * 1000, 3)
-            self.steps.append(Step(name, ms))
+            self.steps.append(Step(name, ms, self.detail))
             tracing.measured(name, ms, self._trace)
 
     def ended(self, outcome: Literal["served", "stored", "unchanged"], fingerprint: str) -> DeploymentOutcome:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment.material import read_material
 from agent.policy import HostPolicy
+from connectors.probes.starttls import ProbeProtocol
 from connectors.probes.tls import check_name
 from connectors.targets import registry
 from connectors.targets.base import (
@@ -41,15 +42,18 @@ class PlannedFile(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where the new certificate must be seen, and how soon."""
+    """Where the new certificate must be seen, with which chain (DER, leaf first), and how soon."""
 
     host: str
     port: int
     sni: str
     timeout_s: float
+    protocol: ProbeProtocol = "tls"
+    chain: tuple[bytes, ...] = ()
 
     def __str__(self) -> str:
         where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        where = where if self.protocol == "tls" else f"{self.protocol} {where}"
         return f"{where} ({self.sni})" if self.sni else where
 
 
@@ -145,7 +149,7 @@ def endpoint_of(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:
     check_name(probe.host, "config.probe.host")
     if sni:
         check_name(sni, "config.probe.sni")
-    return Endpoint(probe.host, probe.port, sni, probe.timeout_s)
+    return Endpoint(probe.host, probe.port, sni, probe.timeout_s, probe.protocol, item.chain)
 
 
 def _place(files: tuple[FileSpec, ...], policy: HostPolicy) -> tuple[PlannedFile, ...]:

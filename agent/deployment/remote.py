@@ -183,7 +183,9 @@ class Remote:
             crash_point("deploy.reloaded")
         if prepared.endpoint is not None:
             with progress.doing("served"):
-                await service.wait_until_served(prepared.endpoint, prepared.item.fingerprint, self._probe, _READS)
+                progress.detail = await service.wait_until_served(
+                    prepared.endpoint, prepared.item.fingerprint, self._probe, _READS
+                )
         crash_point("deploy.served")
 
     async def _in_place_already(
@@ -199,7 +201,7 @@ class Remote:
             with progress.doing("reloaded"):
                 await place.reload()
         with progress.doing("served"):
-            await service.wait_until_served(prepared.endpoint, fingerprint, self._probe, _READS)
+            progress.detail = await service.wait_until_served(prepared.endpoint, fingerprint, self._probe, _READS)
         return _ended(prepared, progress)
 
     async def _undo(

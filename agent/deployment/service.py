@@ -16,6 +16,7 @@ import trio
 
 from agent.deployment.prepare import Endpoint, Prepared
 from agent.files import explained
+from connectors.probes import verify
 from connectors.targets import registry
 from connectors.targets.base import APITarget, Command, Probe, Role, Runner, ServiceCommands, StagedCheck
 from core.errors import CertctlError, DeadlineExceeded, Refused, Transient
@@ -81,20 +82,27 @@ async def wait_until_served(
     fingerprint: str,
     probe: Probe,
     reads: str = "the server block for this name use the target's paths",
-) -> None:
-    """Return when ``fingerprint`` is what every client sees; raise ``DeadlineExceeded`` with what is seen instead."""
-    done, seen = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, endpoint.timeout_s)
-    if not done:
-        remedy = f"does {reads}, and is the probe's port right?"
-        raise DeadlineExceeded(
-            f"the certificate {fingerprint} was not served within {endpoint.timeout_s:g} s: {seen.words}; {remedy}"
-        )
+) -> str:
+    """Return what every client sees when that is ``fingerprint`` with its chain, in words.
+
+    Raises ``DeadlineExceeded`` with what is seen instead.
+    """
+    done, seen = await _watch(endpoint, probe, lambda sight: sight.shows(fingerprint), endpoint.timeout_s)
+    if done:
+        return seen.words
+    if seen.fingerprint == fingerprint:
+        problem = f"{endpoint} serves the certificate {fingerprint}, but {seen.shortcoming}"
+        raise DeadlineExceeded(f"{problem} (so for {endpoint.timeout_s:g} s)")
+    remedy = f"does {reads}, and is the probe's port right?"
+    raise DeadlineExceeded(
+        f"the certificate {fingerprint} was not served within {endpoint.timeout_s:g} s: {seen.words}; {remedy}"
+    )
 
 
 async def is_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> bool:
     """Say whether ``fingerprint`` is served already, with some patience for a reload that has just been."""
     patience = min(endpoint.timeout_s, 3 * SETTLE_S)
-    done, _ = await _watch(endpoint, probe, lambda sight: sight.fingerprint == fingerprint, patience, settle_s=0)
+    done, _ = await _watch(endpoint, probe, lambda sight: sight.shows(fingerprint), patience, settle_s=0)
     return done
 
 
@@ -110,10 +118,15 @@ async def served_after_undo(endpoint: Endpoint, unwanted: str, probe: Probe) -> 
 
 
 class _Sight(msgspec.Struct, frozen=True):
-    """One look: a fingerprint, or none; and the same in words."""
+    """One look: a fingerprint, or none; the same in words; and what is wrong with how it is served."""
 
     fingerprint: str
     words: str
+    shortcoming: str = ""
+
+    def shows(self, fingerprint: str) -> bool:
+        """Say whether this certificate is served as it should be."""
+        return self.fingerprint == fingerprint and not self.shortcoming
 
 
 async def _watch(
@@ -143,10 +156,16 @@ async def _watch(
 
 async def _look(endpoint: Endpoint, probe: Probe, timeout_s: float) -> _Sight:
     try:
-        observation = await probe(endpoint.host, endpoint.port, sni=endpoint.sni, timeout_s=timeout_s)
+        seen = await probe(
+            endpoint.host, endpoint.port, sni=endpoint.sni, timeout_s=timeout_s, protocol=endpoint.protocol
+        )
     except CertctlError as error:
         return _Sight("", error.detail)
-    return _Sight(observation.fingerprint, f"{endpoint} serves the certificate {observation.fingerprint}")
+    if seen.leaf not in endpoint.chain[:1]:
+        return _Sight(seen.fingerprint, f"{endpoint} serves the certificate {seen.fingerprint}")
+    return _Sight(
+        seen.fingerprint, f"{endpoint}: {verify.in_words(seen)}", verify.shortcoming(seen, endpoint.chain)
+    )
 
 
 async def _run(command: Command, runner: Runner, problem: str) -> None:

@@ -28,6 +28,7 @@ class Pair(msgspec.Struct, frozen=True):
 
     leaf: bytes
     fingerprint: str
+    chain: tuple[bytes, ...] = ()
 
 
 class SimulatedServer:
@@ -54,14 +55,16 @@ class SimulatedServer:
             raise Misconfigured(f"{command.argv[0]} cannot be run: there is no such program here")
         return await trio.to_thread.run_sync(self._load, command.argv[0] == RELOAD)
 
-    async def probe(self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def probe(
+        self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
+    ) -> Observation:
         """Show what is served for a name."""
         del timeout_s
         await trio.lowlevel.checkpoint()
         pair = self._serving.get(sni)
         if pair is None:
             raise Transient(f"{host}:{port} refused the TLS handshake for {sni}: unrecognized name")
-        return Observation(pair.leaf, pair.fingerprint, "TLSv1.3", 0.1)
+        return Observation(pair.leaf, pair.fingerprint, "TLSv1.3", 0.1, pair.chain)
 
     def _load(self, take: bool) -> CommandResult:  # noqa: FBT001 - a worker thread's function takes positions
         found: dict[str, Pair] = {}
@@ -86,11 +89,11 @@ class SimulatedServer:
         together = sha256(chain + key).digest()
         if pair is not None and known == together:
             return pair
-        leaf = x509.load_pem_x509_certificate(chain)
-        if _spki(leaf.public_key()) != _spki(serialization.load_pem_private_key(key, None).public_key()):
+        certificates = x509.load_pem_x509_certificates(chain)
+        if _spki(certificates[0].public_key()) != _spki(serialization.load_pem_private_key(key, None).public_key()):
             raise ValueError("key values mismatch")
-        der = leaf.public_bytes(serialization.Encoding.DER)
-        pair = Pair(der, sha256(der).hexdigest())
+        ders = tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in certificates)
+        pair = Pair(ders[0], sha256(ders[0]).hexdigest(), ders)
         self._read[folder.name] = together, pair
         return pair
 

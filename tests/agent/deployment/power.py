@@ -39,7 +39,9 @@ class Daemon:
             self._shown = read_certificate(pem_to_chain(pem)[0]).fingerprint if pem else ""
         return CommandResult(0, "")
 
-    async def probe(self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def probe(
+        self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
+    ) -> Observation:
         """Show what was loaded last."""
         assert (host, port, sni, timeout_s > 0) == ("127.0.0.1", 1, "a.test", True)
         return Observation(b"", self._shown, "TLSv1.3", 1.0)

@@ -115,7 +115,9 @@ async def test_what_is_stored_and_read_late_is_served_without_a_write(place: Pla
     await place.deploy(issued)
     version, config, looks = place.version(), place.served(), count()
 
-    async def read_late(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def read_late(
+        host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
+    ) -> Observation:
         if next(looks) < 5:
             return Observation(b"", "0" * 64, "", 0.0)
         return await tls.probe(host, port, sni=sni, timeout_s=timeout_s)

@@ -30,7 +30,9 @@ class Server:
     def age(self) -> float:
         return trio.current_time() - self._start
 
-    async def __call__(self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def __call__(
+        self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
+    ) -> Observation:
         self.looks += 1
         seen = self._answer(self.age, self.looks)
         if not seen:

@@ -288,10 +288,12 @@ async def test_a_new_certificate_that_stays_served_is_a_failed_undo(world: World
     old = await world.install()
     new = world.authority.issue()
 
-    async def probe(host: str, port: int, *, sni: str = "", timeout_s: float = 10.0) -> Observation:
+    async def probe(
+        host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
+    ) -> Observation:
         if not world.holds(old):
             raise Transient("not yet")
-        return Observation(new.chain[0], new.fingerprint, "TLSv1.3", 1.0)
+        return Observation(new.chain[0], new.fingerprint, "TLSv1.3", 1.0, new.chain)
 
     config = world.config(probe={"timeout_s": 0.2})
     outcome = await world.deployer(probe=probe).deploy(new.item(config), new.secret)
