@@ -171,7 +171,8 @@ async def _look(endpoint: Endpoint, probe: Probe, timeout_s: float) -> _Sight:
 async def _run(command: Command, runner: Runner, problem: str) -> None:
     result = await runner.run(command)
     if result.returncode != 0:
-        raise Transient(f"{problem}: `{' '.join(command.argv)}` ended with {result.returncode}: {_said(result.output)}")
+        said = command.reasons if command.reasons and not result.output.strip() else _said(result.output)
+        raise Transient(f"{problem}: `{' '.join(command.argv)}` ended with {result.returncode}: {said}")
 
 
 @contextmanager

@@ -195,10 +195,14 @@ class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """An argv list, run without a shell, and the seconds it may take."""
+    """An argv list, run without a shell, and the seconds it may take.
+
+    ``reasons`` says where the program tells why it failed, if it prints nothing.
+    """
 
     argv: tuple[str, ...]
     timeout_s: float = 30.0
+    reasons: str = ""
 
 
 class CommandResult(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ CONFIGS = ("/etc/postfix", "/usr/local/etc/postfix")
 
 _SPECIAL = re.compile(r"[\x00-\x20\x7f,$]")
 """What ends a word of a list in main.cf, or names a parameter."""
+_REASONS = "Postfix prints its reasons on terminals only; they are in the mail log"
 
 
 class PostfixProbe(ProbeConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +92,9 @@ class PostfixTarget:
     def commands(self, service: Service) -> ServiceCommands:
         """Return ``postfix check`` and ``postfix reload`` on this service's folder of configuration; both need root."""
         where = (found(service, "binary", BINARIES), "-c", found(service, "config", CONFIGS))
-        return ServiceCommands(check=Command((*where, "check")), reload=Command((*where, "reload")))
+        return ServiceCommands(
+            check=Command((*where, "check"), reasons=_REASONS), reload=Command((*where, "reload"), reasons=_REASONS)
+        )
 
     async def staged_check(
         self, service: Service, staged: Sequence[Mapping[Role, Path]], _scratch: Path, _runner: Runner

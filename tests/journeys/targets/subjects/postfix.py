@@ -32,6 +32,7 @@ class Postfix(MailServer):
     target_type = "postfix"
     protocol = "smtp"
     layout: ClassVar[str] = "combined"
+    broken_cause = "the live configuration does not pass its check.*they are in the mail log"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -120,7 +121,7 @@ class Postfix(MailServer):
 class SeparatePostfix(Postfix):
     """The same with certificate and key in two files."""
 
-    variant = "two files"
+    variant = "separate"
     layout = "current"
 
 
