@@ -59,7 +59,8 @@ there is to say:
     hosts = ["web-7.example.test"]      # or "web-7.example.test:2222"
     user = "certctl"
     key_file = "/etc/certctl/ssh/id_ed25519"        # default: the target brings a sealed key or password
-    known_hosts = "/etc/certctl/ssh/known_hosts"    # or host_keys = ["SHA256:…"]; first_use = true writes the first key
+    known_hosts = "/etc/certctl/ssh/known_hosts"    # or host_keys = ["SHA256:…"] instead
+    first_use = false                               # true: the first key that a host shows is written there
     allowed_paths = ["/etc/nginx/certctl"]          # on that host, as are the following
     allowed_owners = ["www-data"]                   # default: none
     sudo = false                                    # true: files are read and written by sudo -n sh
