@@ -46,6 +46,8 @@ async def try_staged(
         check = await prepared.connector.staged_check(prepared.service, staged, scratch, runner)
         if check is None:
             return False
+        if check.command is None:
+            return True
         _write_trial(scratch, check)
         result = await runner.run(check.command)
     if result.returncode != 0 and not (check.passed and check.passed in result.output):
@@ -163,9 +165,7 @@ async def _look(endpoint: Endpoint, probe: Probe, timeout_s: float) -> _Sight:
         return _Sight("", error.detail)
     if seen.leaf not in endpoint.chain[:1]:
         return _Sight(seen.fingerprint, f"{endpoint} serves the certificate {seen.fingerprint}")
-    return _Sight(
-        seen.fingerprint, f"{endpoint}: {verify.in_words(seen)}", verify.shortcoming(seen, endpoint.chain)
-    )
+    return _Sight(seen.fingerprint, f"{endpoint}: {verify.in_words(seen)}", verify.shortcoming(seen, endpoint.chain))
 
 
 async def _run(command: Command, runner: Runner, problem: str) -> None:

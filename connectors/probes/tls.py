@@ -66,7 +66,9 @@ async def probe(
                 await start_tls(stream, protocol, where)
                 chain, version, staple = await _shake_hands(stream, sni)
     except TimeoutError as error:
-        hint = "" if protocol == "tls" else f"; does it speak {protocol.upper()} there, or TLS at once (probe.protocol)?"
+        hint = (
+            "" if protocol == "tls" else f"; does it speak {protocol.upper()} there, or TLS at once (probe.protocol)?"
+        )
         raise DeadlineExceeded(f"no TLS answer from {where} within {timeout_s:g} s{hint}") from error
     except (SSL.Error, anyio.BrokenResourceError, anyio.EndOfStream, OSError) as error:
         raise Transient(_cause(error, where, sni)) from error

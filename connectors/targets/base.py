@@ -249,10 +249,11 @@ class StagedCheck(msgspec.Struct, frozen=True):
     """A trial of the staged files: text files and links to make in the scratch folder first, then the command.
 
     It passes when the command ends with 0, or, for a program that cannot, when ``passed`` is among what it says.
+    ``command`` None: the connector has tried them itself, and there is nothing to run.
     """
 
     files: Mapping[str, str]
-    command: Command
+    command: Command | None
     links: Mapping[str, Path] = {}
     passed: str = ""
 

@@ -2,8 +2,8 @@
 
 The certificate file holds the leaf and its intermediates. Dovecot gives what ``ssl_cert`` names to every process that
 asks for the configuration, so the key has a file of its own. ``doveconf -n`` reads the configuration and loads no
-certificate, and a Dovecot without a pair it can load answers no TLS any more; so each staged pair is loaded with OpenSSL
-first. This module does not read or edit Dovecot's configuration.
+certificate, and a Dovecot without a pair it can load answers no TLS any more; so each staged pair is loaded with
+OpenSSL first. This module does not read or edit Dovecot's configuration.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ there, after the certificates.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import anyio
 import msgspec
 from cryptography.hazmat.primitives import serialization
 
@@ -23,9 +25,11 @@ from connectors.targets.base import (
     FileTargetConfig,
     Material,
     Role,
+    Service,
+    StagedCheck,
     parse_mode,
 )
-from core.errors import InvalidInput
+from core.errors import InvalidInput, Refused
 from core.secret import Secret
 
 PATHS = ("cert_path", "key_path", "chain_path")
@@ -151,6 +155,24 @@ def pair_of(files: Mapping[Role, Path]) -> tuple[str, str]:
     """Return where certificate and key are; one path twice where one file holds both."""
     certificate = files["combined"] if "combined" in files else files["certificate"]
     return str(certificate), str(files.get("key", certificate))
+
+
+async def load_pairs(service: Service, staged: Sequence[Mapping[Role, Path]]) -> StagedCheck:
+    """Load each staged pair with OpenSSL, for daemons whose own programs try none; raise ``Refused`` in its words.
+
+    It is this process' OpenSSL: what only the daemon's own version or its configuration refuses is not seen.
+    """
+    for files in staged:
+        await anyio.to_thread.run_sync(_load, service, *pair_of(files))
+    return StagedCheck({}, None)
+
+
+def _load(service: Service, certificate: str, key: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        said = (error.reason or "that one of them is not PEM").replace("_", " ").lower()
+        raise Refused(f"{service.name} cannot load the new files: OpenSSL says {said}") from error
 
 
 def watched_file(config: PEMConfig, path: str, document: object, material: Material) -> FileSpec:

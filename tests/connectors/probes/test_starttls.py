@@ -158,7 +158,11 @@ INJECTED = "sent more in plain text than its consent to TLS: are answers injecte
         ("pop3", [b"+OK hi\r\n", b"+OK\r\nTOP\r\n.\r\n"], "offers no STLS"),
         ("pop3", [b"+OK hi\r\n", b"-ERR what\r\n"], "offers no STLS"),
         ("smtp", [b"220 mail.test\r\n", OFFER, b"454 not now\r\n"], "refuses STARTTLS: 454 not now"),
-        ("imap", [b"* OK hi\r\n", b"* CAPABILITY STARTTLS\r\nc1 OK\r\n", b"c2 NO never\r\n"], "refuses STARTTLS: c2 NO"),
+        (
+            "imap",
+            [b"* OK hi\r\n", b"* CAPABILITY STARTTLS\r\nc1 OK\r\n", b"c2 NO never\r\n"],
+            "refuses STARTTLS: c2 NO",
+        ),
         ("pop3", [b"+OK hi\r\n", b"+OK\r\nSTLS\r\n.\r\n", b"-ERR no\r\n"], "refuses STLS: -ERR no"),
         ("smtp", [b"554-go\r\n554 away\r\n"], "turns SMTP clients away: 554 away"),
         ("imap", [b"* BYE full\r\n"], r"turns IMAP clients away: \* BYE full"),

@@ -146,5 +146,6 @@ async def trial(staged: list[dict[Role, Path]], scratch: Path, service: Service)
     check = await ApacheTarget().staged_check(service, staged, scratch, runner)
     for name, text in check.files.items():
         (scratch / name).write_text(text)
+    assert check.command is not None
     result = await runner.run(check.command)
     return check.passed in result.output, result.output

@@ -388,5 +388,6 @@ async def trial(staged: list[dict[Role, Path]], scratch: Path) -> CommandResult:
         (scratch / name).write_text(text)
     for name, path in check.links.items():
         (scratch / name).symlink_to(path)
+    assert check.command is not None
     done = await anyio.run_process(check.command.argv, check=False, stderr=subprocess.STDOUT)
     return CommandResult(done.returncode, done.stdout.decode())

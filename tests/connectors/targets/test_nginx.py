@@ -112,6 +112,7 @@ async def trial(staged: dict[Role, Path], scratch: Path) -> CommandResult:
     check = await NginxTarget().staged_check(SERVICE, [staged], scratch, runner)
     for name, text in check.files.items():
         (scratch / name).write_text(text)
+    assert check.command is not None
     return await runner.run(check.command)
 
 
@@ -122,6 +123,7 @@ async def test_absent_modules_are_left_out(tmp_path: Path) -> None:
     text = check.files["nginx.conf"]
     assert "proxy_temp_path" in text
     assert "scgi_temp_path" not in text
+    assert check.command is not None
     assert "-e" not in check.command.argv
 
 

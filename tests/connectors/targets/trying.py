@@ -36,6 +36,7 @@ async def trial(
         (scratch / name).write_text(text)
     for name, path in check.links.items():
         (scratch / name).symlink_to(path)
+    assert check.command is not None
     return await Runner().run(check.command)
 
 
