@@ -83,8 +83,8 @@ class JavaKeystore(Subject):
         """Return the target's entry, as Java reads it."""
         (self.folder / "show").write_text(f"{self.store}\nserver\n")
         shown = subprocess.run(self._asked("show"), check=True, capture_output=True).stdout
-        certificate, _, key = shown.partition(b"-----BEGIN PRIVATE KEY-----")
-        return certificate, b"-----BEGIN PRIVATE KEY-----" + key
+        end = shown.index(b"-----BEGIN PRIVATE")
+        return shown[:end], shown[end:]
 
     def port(self) -> int:
         """Return its one port."""
