@@ -59,7 +59,7 @@ class SimulatedServer:
         self, host: str, port: int, *, sni: str = "", timeout_s: float = 10.0, protocol: str = "tls"
     ) -> Observation:
         """Show what is served for a name."""
-        del timeout_s
+        del timeout_s, protocol
         await trio.lowlevel.checkpoint()
         pair = self._serving.get(sni)
         if pair is None:

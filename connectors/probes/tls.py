@@ -147,10 +147,7 @@ def _keep_staple(tls: SSL.Connection, response: bytes, _data: object) -> bool:
 def _cause(error: BaseException, where: str, sni: str) -> str:
     root = _root(error)
     if isinstance(root, SSL.Error):
-        reason = _reason(root)
-        if reason in _NOT_TLS:
-            return f"{where} speaks something else than TLS ({reason}): are port and probe.protocol right?"
-        return f"{where} refused the TLS handshake{f' for {sni}' if sni else ''}: {reason}"
+        return _tls_cause(_reason(root), where, sni)
     if isinstance(root, socket.gaierror):
         return f"{where.rsplit(':', 1)[0]} is not a known host name: {root.strerror}"
     if isinstance(root, anyio.BrokenResourceError | anyio.EndOfStream | ConnectionResetError):
@@ -160,6 +157,12 @@ def _cause(error: BaseException, where: str, sni: str) -> str:
     if isinstance(root, OSError) and root.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
         return f"no route to {where}: {root.strerror}"
     return f"connecting to {where} failed: {root}"
+
+
+def _tls_cause(reason: str, where: str, sni: str) -> str:
+    if reason in _NOT_TLS:
+        return f"{where} speaks something else than TLS ({reason}): are port and probe.protocol right?"
+    return f"{where} refused the TLS handshake{f' for {sni}' if sni else ''}: {reason}"
 
 
 def _reason(error: SSL.Error) -> str:

@@ -2,7 +2,7 @@
 
 The chain must be sent completely and in order (RFC 5246 section 7.4.2). What comes behind it, the root for instance, is
 of no use and does no harm. A leaf that says so (TLS feature ``status_request``, RFC 7633) needs a good response with
-each handshake. Signatures, dates and names were checked when the certificate was issued, and are not looked at here.
+each handshake; its signature and dates are not checked. Names and dates of certificates are not looked at here.
 """
 
 from __future__ import annotations
