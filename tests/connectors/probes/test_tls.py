@@ -96,6 +96,13 @@ async def test_the_server_name_chooses(listener: Listener) -> None:
     assert listener.asked == ["b.test"]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "2001:db8::1"])
+async def test_an_address_is_no_server_name(listener: Listener, address: str) -> None:
+    """RFC 6066 section 3: literal addresses are not permitted."""
+    await probe("127.0.0.1", listener.port, sni=address)
+    assert listener.asked == [None]
+
+
 async def test_every_look_is_a_fresh_handshake(listener: Listener) -> None:
     for _ in range(3):
         await probe("127.0.0.1", listener.port, sni="a.test")
