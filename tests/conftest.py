@@ -10,12 +10,17 @@ import re
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 JOURNEYS = Path(__file__).parent / "journeys"
 
 EXPECTED_SKIPS = re.compile(r"needs (macOS|Windows|root|an ordinary user|Python 3\.1[2-9])\b")
 """How the reason of a skip begins that CI accepts: what one host cannot be all at once. A missing program is none."""
+
+
+hypothesis.settings.register_profile("certctl", deadline=None)  # no test is failed by a clock
+hypothesis.settings.load_profile("certctl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

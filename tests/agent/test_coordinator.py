@@ -102,7 +102,9 @@ async def test_what_something_in_between_says_is_no_verdict(
         await client.submit_csr("job-1", SUBMISSION)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"state": "maybe"}', b"\xff", gzip.compress(b'{"state": "pending"}', mtime=0)])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"state": "maybe"}', b"\xff", gzip.compress(b'{"state": "pending"}', mtime=0)]
+)
 async def test_a_success_that_cannot_be_read_may_pass(client: Coordinator, double: Double, body: bytes) -> None:
     double.instead["csr"] = [Reply(200, body, (("Content-Encoding", "gzip"),))]
     with pytest.raises(Transient, match="cannot be read"):
