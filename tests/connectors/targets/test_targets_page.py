@@ -16,8 +16,6 @@ def test_the_page_of_journeys_is_what_was_played() -> None:
     assert page(kept()) == PAGE.read_text(), "run: make journeys"
 
 
-def test_every_type_has_a_subject_and_was_played() -> None:
-    types = set(registry.known_types())
-    assert {subject.target_type for subject in every_subject()} == types
-    assert {title.split(", ")[0] for title in kept()} >= types
+def test_every_type_has_a_subject_and_none_failed() -> None:
+    assert {subject.target_type for subject in every_subject()} == set(registry.known_types())
     assert not [title for title, played in kept().items() if "FAILED" in played.chapters.values()]

@@ -42,6 +42,8 @@ class Subject(ABC):
     variant: ClassVar[str] = ""
     """Tells apart several subjects of one type, for instance ``runtime`` for haproxy's socket."""
     skips: ClassVar[Mapping[Chapter, str]] = {}
+    quick: ClassVar[bool] = True
+    """Whether it is in the quick cut; a variant that differs little from another is not."""
     unreached: ClassVar[frozenset[str]] = frozenset()
     """Points of a deployment that this type has not."""
     broken_cause: ClassVar[str] = "the live configuration does not pass its check"

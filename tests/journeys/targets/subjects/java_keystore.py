@@ -133,6 +133,7 @@ class OldJavaKeystore(JavaKeystore):
     """The same with a JKS keystore."""
 
     variant = "JKS"
+    quick = False
     kind = "JKS"
 
 

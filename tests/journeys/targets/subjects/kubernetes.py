@@ -119,6 +119,7 @@ class IngressedKubernetes(RealKubernetes):
     """The same with Traefik, which watches an Ingress and its Secret."""
 
     variant = "traefik"
+    quick = False
 
     def _reader(self) -> Ingress:
         return Ingress(self.peer, _NAMESPACE, _SECRET, SITE, self.folder)

@@ -106,6 +106,7 @@ class CombinedNginx(Nginx):
     """The same with certificate and key in one file."""
 
     variant = "combined"
+    quick = False
     layout = "combined"
 
     def __init__(self, folder: Path) -> None:

@@ -122,6 +122,7 @@ class SeparatePostfix(Postfix):
     """The same with certificate and key in two files."""
 
     variant = "separate"
+    quick = False
     layout = "current"
 
 

@@ -60,6 +60,7 @@ class FarNginxByShell(FarNginx):
     """The same without SFTP."""
 
     variant = "shell"
+    quick = False
     sftp = False
 
 
