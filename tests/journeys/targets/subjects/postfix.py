@@ -15,6 +15,7 @@ from tests.journeys.targets.mail import MailServer
 from tests.journeys.targets.subject import SITE, anything
 
 BINARY = "/usr/sbin/postfix"
+MASTER = "/usr/lib/postfix/sbin/master"
 _SERVICES = """\
 proxymap unix - - n - - proxymap
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -57,8 +58,13 @@ class Postfix(MailServer):
         return f"postfix {subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()}"
 
     def argv(self) -> list[str]:
-        """Return Postfix in the foreground."""
-        return [BINARY, "-c", str(self.folder / "etc"), "start-fg"]
+        """Return Postfix' own first process: ``postfix start-fg`` would not take it along when it is ended."""
+        return [MASTER, "-c", str(self.folder / "etc"), "-s"]
+
+    def start(self) -> None:
+        """Let the check make the folders that are missing, and start it."""
+        subprocess.run([BINARY, "-c", str(self.etc), "check"], check=True, capture_output=True)
+        super().start()
 
     def policy(self) -> str:
         """Return a service whose binary is gated where it reloads."""
