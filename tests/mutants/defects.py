@@ -178,13 +178,13 @@ UNDO = (
         "a repair that is interrupted is not taken up again",
         "agent/deployment/undo.py",
         """    restored, obstacles = await _restore_all(journals, folder)
-    if restored:
+    if restored and not commands.watches:
         try:
 """,
         """    for journal in journals:
         await in_thread(folder.delete, journal.target_id)
     restored, obstacles = await _restore_all(journals, folder)
-    if restored:
+    if restored and not commands.watches:
         try:
 """,
         (f"{_CRASH}a_repair_interrupted_is_repaired",),
