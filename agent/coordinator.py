@@ -38,6 +38,7 @@ from core.wire import (
     Nonce,
     Receipt,
     SignedReport,
+    TrialReport,
     Token,
     TokenRequest,
     Work,
@@ -108,6 +109,10 @@ class Coordinator:
     async def report(self, job_id: str, report: SignedReport) -> Receipt:
         """Hand in how a job ended."""
         return await self._own("POST", f"/jobs/{quote(job_id, safe='')}/result", Receipt, body=report)
+
+    async def report_trial(self, trial_id: str, report: TrialReport) -> Receipt:
+        """Hand in how a trial went."""
+        return await self._own("POST", f"/trials/{quote(trial_id, safe='')}/result", Receipt, body=report)
 
     async def _own(
         self,

@@ -26,7 +26,7 @@ from core import tracing
 from core.crash import crash_point
 from core.errors import CertctlError, Gone, NotFound, Permanent, StaleLease, Transient
 from core.identity import sign_report
-from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport
+from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport, TrialItem, TrialReport
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +62,7 @@ class Worker:
         self._stopping = stopping
         self._unheard: dict[str, Backoff] = {}
         self._pending = trio.Event()
+        self._trying: set[str] = set()
         self.retired = ""
 
     async def run(self) -> None:
@@ -119,11 +120,32 @@ class Worker:
             activity.note_answer()
             for item in work.items:
                 self._take(item, in_hand)
+            for trial in work.trials:
+                if trial.trial_id not in self._trying:
+                    self._trying.add(trial.trial_id)
+                    in_hand.start_soon(self._try_out, trial)
 
     def _take(self, item: Item, in_hand: trio.Nursery) -> None:
         if item.job_id not in self._activity.held:
             self._activity.held[item.job_id] = item.certificate_id
             in_hand.start_soon(self._do, item)
+
+    async def _try_out(self, trial: TrialItem) -> None:
+        """Try a target and tell of it; what was not heard is offered, and tried, again."""
+        try:
+            try:
+                report = await self._deployer.try_out(trial)
+            except Exception as error:  # noqa: BLE001 - the job runner's
+                report = TrialReport(failure=_failure("trial", error))
+            await until_answered(
+                "trial", lambda: self._client.report_trial(trial.trial_id, report), stopping=self._stopping
+            )
+        except Gone as error:
+            self._retire(error)
+        except CertctlError as error:
+            log.warning("trial_not_taken", detail=error.detail)
+        finally:
+            self._trying.discard(trial.trial_id)
 
     def _retire(self, error: Gone) -> None:
         self.retired = error.detail

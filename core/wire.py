@@ -120,6 +120,21 @@ class DeploymentItem(msgspec.Struct, frozen=True, tag="deployment", tag_field="k
     root: bytes = b""
 
 
+class TrialItem(msgspec.Struct, frozen=True):
+    """Try a deployment to a target without changing anything; offered until its report is stored.
+
+    There is no lease: a trial that is done twice does no harm. The fields are those of a ``DeploymentItem``; ``names``
+    are those of the certificate that should be there, none when there is none yet.
+    """
+
+    trial_id: str
+    target_id: str
+    target_type: str
+    config: dict[str, Any]
+    names: tuple[Name, ...] = ()
+    sealed: dict[str, bytes] = {}
+
+
 class AuditHead(msgspec.Struct, frozen=True):
     """The end of the coordinator's audit trail: what was sealed up to here cannot be changed without it showing.
 
@@ -146,6 +161,7 @@ class Work(msgspec.Struct, frozen=True):
     wait_s: float = 0.0
     spread_s: float = 0.0
     audit_head: AuditHead | None = None
+    trials: tuple[TrialItem, ...] = ()
 
 
 class CSRSubmission(msgspec.Struct, frozen=True):
@@ -197,6 +213,13 @@ class JobReport(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     served_fingerprint: str = ""
     undo: Literal["not_needed", "done", "failed"] = "not_needed"
+
+
+class TrialReport(msgspec.Struct, frozen=True):
+    """How a trial went: its steps, and the first that failed. The same again changes nothing."""
+
+    steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=50)] = ()
+    failure: Failure | None = None
 
 
 class SignedReport(msgspec.Struct, frozen=True):

@@ -17,17 +17,18 @@ from agent.deployment.group import Group
 from agent.deployment.journal import Journal, JournalFolder
 from agent.deployment.member import Member, Tools
 from agent.deployment.outcome import DeploymentOutcome, Progress
-from agent.deployment.prepare import prepare, resolve_commands
+from agent.deployment.prepare import Prepared, prepare, resolve_commands
 from agent.deployment.remote import PreparedDelivery, Remote, prepare_delivery
+from agent.deployment.trial import stand_in, try_files, try_remote
 from agent.deployment.undo import undo_interrupted
 from agent.policy import HostPolicy
 from connectors.probes import tls
 from connectors.targets import registry
 from connectors.targets.base import Probe, RemoteTarget, Runner, ServiceCommands
 from core.crash import crash_point
-from core.errors import CertctlError
+from core.errors import CertctlError, Transient
 from core.secret import Secret
-from core.wire import DeploymentItem
+from core.wire import DeploymentItem, Failure, TrialItem, TrialReport
 
 in_thread = trio.to_thread.run_sync
 
@@ -90,11 +91,7 @@ class Deployer:
         """Install one version in one target and prove that it is served; the outcome says how it went."""
         progress = Progress()
         try:
-            with progress.doing("prepared", record=False):
-                remote = isinstance(registry.find(item.target_type), RemoteTarget)
-                prepared = (prepare_delivery if remote else prepare)(
-                    item, private_key_pem, self._policy, self._sealing_key
-                )
+            prepared = self._prepare(item, private_key_pem, progress)
         except CertctlError as error:
             return progress.failed(error)
         if isinstance(prepared, PreparedDelivery):
@@ -103,6 +100,29 @@ class Deployer:
         await self._in_turn(self._services[item.target_type, prepared.service.name], member)
         assert member.outcome is not None, "a group gives each member its outcome"  # noqa: S101
         return member.outcome
+
+    async def try_out(self, item: TrialItem) -> TrialReport:
+        """Do all of a deployment that changes nothing, and say which step would fail."""
+        progress, failure = Progress(), None
+        try:
+            await self._try_out(item, progress)
+        except CertctlError as error:
+            failure = Failure(progress.current, error.detail, isinstance(error, Transient))
+        return TrialReport(tuple(progress.steps), failure)
+
+    async def _try_out(self, item: TrialItem, progress: Progress) -> None:
+        prepared = self._prepare(*stand_in(item), progress)
+        if isinstance(prepared, PreparedDelivery):
+            async with self._places[prepared.place], self._slots:
+                await try_remote(prepared, progress, self._tools)
+            return
+        async with self._services[item.target_type, prepared.service.name].lock, self._slots:
+            await try_files(Member(prepared, progress, self._tools.journals), self._tools)
+
+    def _prepare(self, item: DeploymentItem, key_pem: Secret[bytes], progress: Progress) -> Prepared | PreparedDelivery:
+        with progress.doing("prepared", record=False):
+            remote = isinstance(registry.find(item.target_type), RemoteTarget)
+            return (prepare_delivery if remote else prepare)(item, key_pem, self._policy, self._sealing_key)
 
     async def _deliver(self, prepared: PreparedDelivery, progress: Progress) -> DeploymentOutcome:
         async with self._places[prepared.place], self._slots:

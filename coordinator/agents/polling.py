@@ -18,10 +18,11 @@ from coordinator.agents import store
 from coordinator.issuance import keymaking
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
+from coordinator.targets import trials
 from coordinator.web.table import Later
 from core.crash import crash_point
 from core.errors import CertctlError
-from core.wire import HEARTBEAT_S, AuditHead, DeploymentItem, IssuanceItem, Work
+from core.wire import HEARTBEAT_S, AuditHead, DeploymentItem, IssuanceItem, TrialItem, Work
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -89,9 +90,9 @@ class Polls:
         if agent_id in self.waiting:
             self.waiting[agent_id].end()
 
-    def work(self, items: Items, head: AuditHead | None) -> Work:
+    def work(self, items: Items, head: AuditHead | None, trials: tuple[TrialItem, ...] = ()) -> Work:
         """Return an answer, with what the agent needs to know for its next poll."""
-        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head)
+        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head, trials)
 
 
 class Poll(Later):
@@ -110,9 +111,9 @@ class Poll(Later):
 
     async def begin(self) -> Work | None:
         """Return what is due now, or nothing due for a poll that does not wait; None when there is a wait to come."""
-        items = await self._look()
-        if items or self._at_end():
-            return self._work(items)
+        work = await self._look()
+        if work is not None or self._at_end():
+            return work or self._work()
         polls, agent_id = self._ctx.polls.waiting, self.asked.agent_id
         if agent_id in polls:
             # An agent asks once at a time: the connection of the earlier poll is lost and does not know it yet.
@@ -131,8 +132,8 @@ class Poll(Later):
                     await alive()
                     beat += HEARTBEAT_S
                     continue
-                if await self._woken(until_beat) and (items := await self._look()):
-                    return self._work(items)
+                if await self._woken(until_beat) and (work := await self._look()):
+                    return work
         return self._work()
 
     def end(self) -> None:
@@ -162,27 +163,29 @@ class Poll(Later):
             self._next_s = max(0.0, self._next_s - (time.monotonic() - started))
         return (woken or is_due) and not self._at_end()
 
-    async def _look(self) -> Items:
-        """Lease what is due; without any, remember when something will be."""
+    async def _look(self) -> Work | None:
+        """Lease what is due, and take trials; without any, remember when something will be."""
         agent_id, boot, held = self.asked.agent_id, self.asked.boot, self.asked.held
         async with self._ctx.polls.looks:
             if not held:
                 async with self._ctx.db.connection() as conn:
                     self._next_s = await jobs.seconds_to_next(conn, agent_id, boot, held)
-                if self._next_s is None or self._next_s > 0:
-                    return ()
+                    is_tried = await trials.are_waiting(conn, agent_id, boot)
+                if not is_tried and (self._next_s is None or self._next_s > 0):
+                    return None
             async with self._ctx.db.transaction() as tx:
                 items = await jobs.claim(tx, agent_id, boot, held, self._ctx.settings.lease)
                 if items and keymaking.is_on(self._ctx):
                     (agent,) = await store.sealing_keys(tx, [agent_id])
                     items = await keymaking.with_keys(tx, agent["sealing_key"], items)
+                tried = await trials.offer(tx, agent_id, boot)
                 self._next_s = None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
         if items:
             crash_point("lease.claim_committed")
-        return items
+        return self._work(items, tried) if items or tried else None
 
-    def _work(self, items: Items = ()) -> Work:
-        return self._ctx.polls.work(items, self._ctx.trail.head)
+    def _work(self, items: Items = (), tried: tuple[TrialItem, ...] = ()) -> Work:
+        return self._ctx.polls.work(items, self._ctx.trail.head, tried)
 
     def _at_end(self) -> bool:
         leaving = self._ctx.stopping or self._ctx.db.wakeups.closed

@@ -15,6 +15,7 @@ from coordinator.agents.retirement import Dependents, Preflight, Retirement
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
+from coordinator.targets import trials
 from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
 from core.errors import (
@@ -38,6 +39,7 @@ from core.wire import (
     SignedReport,
     Token,
     TokenRequest,
+    TrialReport,
     Work,
 )
 
@@ -238,6 +240,11 @@ async def result(call: Call[SignedReport, NoQuery]) -> Receipt:
     return Receipt(await bindings.take_report(call.ctx, call.actor, call.path["job_id"], call.body, call.request_id))
 
 
+async def trial_result(call: Call[TrialReport, NoQuery]) -> Receipt:
+    """Take the report of how a trial of a target ended."""
+    return Receipt(await trials.take_report(call.ctx, call.actor, call.path["trial_id"], call.body, call.request_id))
+
+
 _ONE = "/api/v1/agents/{agent_id}"
 _JOB = f"{_ONE}/jobs/{{job_id}}"
 _TOKENS = "/api/v1/enrollment-tokens"
@@ -347,6 +354,16 @@ ROUTES = [
         Receipt,
         request=SignedReport,
         errors=(NotFound, StaleLease, Unauthenticated, Gone),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/trials/{{trial_id}}/result",
+        trial_result,
+        Access.AGENT,
+        "Report how a trial of a target went",
+        Receipt,
+        request=TrialReport,
+        errors=(NotFound, Gone),
     ),
     Route(
         "POST",

@@ -11,8 +11,9 @@ import msgspec
 from coordinator.bindings import changes
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
-from coordinator.targets import editing, store, types
+from coordinator.targets import editing, store, trials, types
 from coordinator.targets.editing import TargetBody
+from coordinator.targets.trials import Trial
 from coordinator.targets.types import TargetType, TargetTypes
 from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.resource import body_with_id, merged, patch_of
@@ -26,6 +27,7 @@ class Target(msgspec.Struct):
     """A place where a certificate is installed: the one it should serve is ``certificate_id``.
 
     Of a secret in ``config`` is only said that it is set. One that was removed has ``archived_at``.
+    ``last_test`` is the last deployment that was tried out there.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Target(msgspec.Struct):
     revision: int
     created_at: datetime
     updated_at: datetime
+    last_test: Trial | None
 
 
 class TargetQuery(PageQuery):
@@ -74,13 +77,15 @@ TargetPatch = patch_of(TargetBody)
 
 async def _shape(conn: Connection, rows: Sequence[Row]) -> list[Target]:
     bound = await changes.certificates_of(conn, [row["id"] for row in rows])
-    return [_target(row, bound.get(row["id"])) for row in rows]
+    tested = await trials.last_of(conn, [row["id"] for row in rows])
+    return [_target(row, bound.get(row["id"]), tested.get(row["id"])) for row in rows]
 
 
-def _target(row: Row, certificate_id: str | None) -> Target:
-    own = {"config", "certificate_id"}
+def _target(row: Row, certificate_id: str | None, last_test: Trial | None) -> Target:
+    own = {"config", "certificate_id", "last_test"}
     fields = {name: row[name] for name in Target.__struct_fields__ if name not in own}
-    return Target(**fields, config=marking.shown(row["config"], row["sealed"]), certificate_id=certificate_id)
+    config = marking.shown(row["config"], row["sealed"])
+    return Target(**fields, config=config, certificate_id=certificate_id, last_test=last_test)
 
 
 async def _one(conn: Connection, target_id: str) -> Target:
@@ -136,6 +141,11 @@ async def remove(call: Call[NoBody, RemoveQuery]) -> None:
     """Remove a target that should serve nothing, or with force any."""
     query = call.query
     await editing.remove(call, call.path["target_id"], force=query.force, reason=query.reason)
+
+
+async def test(call: Call[NoBody, NoQuery]) -> Trial:
+    """Let the agent try a deployment without changing anything; the target's ``last_test`` tells how it ends."""
+    return await trials.request(call.tx, call.actor, call.path["target_id"], call.request_id)
 
 
 async def list_types(_call: Call[NoBody, NoQuery]) -> TargetTypes:
@@ -205,6 +215,16 @@ ROUTES = [
         status=204,
         errors=(NotFound, PreconditionFailed, Conflict),
         conflict=StillBound,
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/test",
+        test,
+        Permission.CERTIFICATES_WRITE,
+        "Try a deployment without changing anything",
+        Trial,
+        status=202,
+        errors=(NotFound, Conflict),
     ),
     Route("GET", _TYPES, list_types, Permission.READ, "List kinds of targets", TargetTypes),
     Route(
