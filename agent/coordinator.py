@@ -38,9 +38,9 @@ from core.wire import (
     Nonce,
     Receipt,
     SignedReport,
-    TrialReport,
     Token,
     TokenRequest,
+    TrialReport,
     Work,
 )
 

@@ -120,6 +120,31 @@ class Agent(msgspec.Struct, frozen=True):
     online: bool
 
 
+class TrialStep(msgspec.Struct, frozen=True):
+    """A step of a trial that succeeded."""
+
+    name: str
+    ms: float
+
+
+class TrialFailure(msgspec.Struct, frozen=True):
+    """The step that a deployment would fail in, and why."""
+
+    step: str
+    cause: str
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """A deployment tried out without changing anything; ``ok`` is None until it has ended."""
+
+    id: str
+    ok: bool | None
+    requested_at: datetime
+    steps: list[TrialStep] = []
+    failure: TrialFailure | None = None
+    finished_at: datetime | None = None
+
+
 class Target(msgspec.Struct, frozen=True):
     """A place where certificates are installed."""
 
@@ -129,6 +154,7 @@ class Target(msgspec.Struct, frozen=True):
     agent_id: str
     config: dict[str, Any]
     created_at: datetime
+    last_test: Trial | None = None
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -57,9 +57,7 @@ def stand_in(item: TrialItem) -> tuple[DeploymentItem, Secret[bytes]]:
         .sign(key, hashes.SHA256())
     )
     der = certificate.public_bytes(serialization.Encoding.DER)
-    spki = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     deployment = DeploymentItem(
         job_id=item.trial_id,
         lease_epoch=0,
@@ -74,9 +72,7 @@ def stand_in(item: TrialItem) -> tuple[DeploymentItem, Secret[bytes]]:
         names=item.names,
         sealed=item.sealed,
     )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return deployment, Secret(pem)
 
 

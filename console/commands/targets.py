@@ -10,13 +10,18 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from console.answer import path_of
+from console.answer import Answer, path_of
+from console.commands.certificates import duration
+from console.errors import ExitCode
+from console.follow import Deadline
 from console.listing import Column, fetch, show
 from console.lookup import AGENT, Names, find, find_target
-from console.model import Target
+from console.model import Target, Trial
 from console.session import Session, command, group
 from console.times import exact
-from core.errors import InvalidInput
+from core.errors import DeadlineExceeded, InvalidInput
+
+_PAUSE_S = 0.5
 
 app = group("Where certificates are installed.")
 
@@ -61,8 +66,51 @@ def get(
             ("Added", exact(found.created_at, session.now)),
         ]
     )
+    if found.last_test is not None:
+        _show_trial(session, found.last_test)
     session.out.heading("Configuration")
     session.out.fields(flat(found.config), indent="  ")
+
+
+@command(app, "test")
+def try_out(
+    session: Session,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Id, name or AGENT/NAME.")],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until its agent has tried it.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long to wait, e.g. 120s.")] = "60s",
+) -> None:
+    """Let the agent try a deployment without changing anything, and say which step would fail."""
+    deadline = Deadline.after(duration("--timeout", timeout).total_seconds())
+    target_id = find_target(session.client, target).value.id
+    answer = session.client.post(path_of("targets", target_id, "test"), Trial, {})
+    while wait and answer.value.ok is None:
+        if not deadline.left_s:
+            detail = f"the agent has not told of the test yet; see later: certctl targets get {target_id}"
+            raise DeadlineExceeded(detail)
+        deadline.pause(_PAUSE_S)
+        now = find_target(session.client, target_id).value.last_test
+        if now is None or now.id != answer.value.id:
+            break
+        if now.ok is not None:
+            answer = Answer(msgspec.json.encode(now), now)
+    if session.out.as_json:
+        session.out.json(answer.raw)
+    else:
+        _show_trial(session, answer.value)
+    if answer.value.ok is False:
+        raise typer.Exit(ExitCode.NOT_DONE)
+
+
+def _show_trial(session: Session, trial: Trial) -> None:
+    """Show how a trial went."""
+    words = {None: "waits for its agent", True: "a deployment would work", False: "A DEPLOYMENT WOULD FAIL"}
+    session.out.heading("Last test")
+    rows = [("Result", words[trial.ok]), ("Asked", exact(trial.requested_at, session.now))]
+    rows += [(step.name, f"ok, {step.ms:.0f} ms") for step in trial.steps]
+    if trial.failure is not None:
+        rows.append((trial.failure.step, trial.failure.cause))
+    session.out.fields(rows, indent="  ")
 
 
 @command(app, "create")

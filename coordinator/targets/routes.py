@@ -143,7 +143,7 @@ async def remove(call: Call[NoBody, RemoveQuery]) -> None:
     await editing.remove(call, call.path["target_id"], force=query.force, reason=query.reason)
 
 
-async def test(call: Call[NoBody, NoQuery]) -> Trial:
+async def try_out(call: Call[NoBody, NoQuery]) -> Trial:
     """Let the agent try a deployment without changing anything; the target's ``last_test`` tells how it ends."""
     return await trials.request(call.tx, call.actor, call.path["target_id"], call.request_id)
 
@@ -219,7 +219,7 @@ ROUTES = [
     Route(
         "POST",
         f"{_ONE}/test",
-        test,
+        try_out,
         Permission.CERTIFICATES_WRITE,
         "Try a deployment without changing anything",
         Trial,

@@ -49,6 +49,7 @@ def target(**other: Any) -> dict[str, Any]:
         "revision": 1,
         "created_at": at(days=-8),
         "updated_at": at(days=-8),
+        "last_test": None,
         **other,
     }
 

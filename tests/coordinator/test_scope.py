@@ -52,6 +52,7 @@ SCOPED["operation_id"] = an_operation
 OF_ALL = {
     *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),
     *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id", "loop_name"),
+    "trial_id",
 }
 """Parameters of what belongs to no team: the platform's own."""
 BY_ITS_ROOM = {"certificate_id", "approval_id", "notification_id", "view_id"}
