@@ -115,7 +115,13 @@ async def try_remote(prepared: PreparedDelivery, progress: Progress, tools: Tool
 
 async def _check_answers(endpoint: Endpoint, progress: Progress, tools: Tools) -> None:
     with progress.doing("answered"):
-        await tools.probe(endpoint.host, endpoint.port, sni=endpoint.sni, timeout_s=endpoint.timeout_s)
+        await tools.probe(
+            endpoint.host,
+            endpoint.port,
+            sni=endpoint.sni,
+            timeout_s=endpoint.timeout_s,
+            protocol=endpoint.protocol,
+        )
 
 
 async def _check_may_run(command: Command, runner: Runner) -> None:
