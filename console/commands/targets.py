@@ -83,7 +83,7 @@ def try_out(
     """Let the agent try a deployment without changing anything, and say which step would fail."""
     deadline = Deadline.after(duration("--timeout", timeout).total_seconds())
     target_id = find_target(session.client, target).value.id
-    answer = session.client.post(path_of("targets", target_id, "test"), Trial, {})
+    answer = session.client.post(path_of("targets", target_id, "test"), Trial)
     while wait and answer.value.ok is None:
         if not deadline.left_s:
             detail = f"the agent has not told of the test yet; see later: certctl targets get {target_id}"
