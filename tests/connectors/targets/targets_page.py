@@ -28,7 +28,7 @@ def table() -> str:
         lines.append(
             _row(
                 [
-                    f"[{name}](#{name})",
+                    f"[{name}]({'target-kubernetes.md' if name == 'kubernetes' else f'target-types.md#{name}'})",
                     installs,
                     _said(connector, "staged_check"),
                     " ".join(filter(None, takes)),
