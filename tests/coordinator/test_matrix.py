@@ -162,17 +162,19 @@ async def test_an_agent_does_its_own_work_and_nobody_elses(estate: Estate) -> No
     item = await other.item()
     submission = msgspec.to_builtins(wire.CSRSubmission(item.lease_epoch, csr_for(item)))
     report = await _signed(own, item)
+    trial = await estate.world.post(f"/api/v1/targets/{await estate.world.target(other, 'tried')}/test")
     bodies = {"csr": submission, "result": report}
     routes = [route for route in ROUTES if route.access is Access.AGENT]
     for route in routes:
         for agent_id, expected in ((own.id, 404), (other.id, 403)):
             path = route.path.replace("{agent_id}", agent_id).replace("{job_id}", item.job_id)
+            path = path.replace("{trial_id}", trial["id"])
             query: dict[str, str | int] | None = {"boot": own.boot, "wait": 0} if route.method == "GET" else None
             body = bodies.get(route.path.rpartition("/")[2])
             response = await estate.world.http.request(
                 route.method, path, headers=bearer(own.token), json=body, params=query
             )
-            wanted = 200 if expected == 404 and "{job_id}" not in route.path else expected
+            wanted = 200 if expected == 404 and route.path.endswith("/work") else expected
             assert response.status_code == wanted, f"{route.path}: {response.status_code} {response.text}"
     done(await other.submit(item, csr_for(item)))  # it was not taken away from whom it is for
 
