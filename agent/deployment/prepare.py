@@ -96,7 +96,7 @@ def prepare(
         ),
         material=material,
         files=_place(connector.files(config, material), policy),
-        endpoint=endpoint_of(config.probe, item),
+        endpoint=endpoint_of(config.probe, item, whole=getattr(config, "chain", "") != "leaf_only"),
     )
 
 
@@ -143,13 +143,15 @@ def uses_api(connector: FileTarget[Any], config: FileTargetConfig) -> bool:
     return isinstance(connector, APITarget) and connector.uses_api(config)
 
 
-def endpoint_of(probe: ProbeConfig, item: DeploymentItem) -> Endpoint:
-    """Return where a target is looked at; raise ``InvalidInput`` for what is no name."""
+def endpoint_of(probe: ProbeConfig, item: DeploymentItem, *, whole: bool = True) -> Endpoint:
+    """Return where a target is looked at, for its ``whole`` chain or not; raise ``InvalidInput`` for a wrong name."""
     sni = probe.sni or default_sni(item.names)
     check_name(probe.host, "config.probe.host")
     if sni:
         check_name(sni, "config.probe.sni")
-    return Endpoint(probe.host, probe.port, sni, probe.timeout_s, probe.protocol, item.chain)
+    return Endpoint(
+        probe.host, probe.port, sni, probe.timeout_s, probe.protocol, item.chain if whole else item.chain[:1]
+    )
 
 
 def _place(files: tuple[FileSpec, ...], policy: HostPolicy) -> tuple[PlannedFile, ...]:
