@@ -124,7 +124,8 @@ def _mirror() -> str:
             return words[1]
         if words[:1] == ["deb"]:
             return next(word for word in words if "://" in word)
-    return "http://deb.debian.org/debian"
+    message = "this machine's apt names no mirror that a Debian tree could be made from"
+    raise AssertionError(message)
 
 
 def _do(*argv: str) -> None:
