@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmarks.lab.processes import Process
+from benchmarks.lab.servers import Site, write_placeholder
 from benchmarks.lab.wire import Seen, look, verified
 from tests.journeys.targets import subjects
 
@@ -136,6 +137,35 @@ class Subject(ABC):
     @abstractmethod
     def mend(self) -> None:
         """Write the configuration that serves the target's files; do not reload."""
+
+
+class OneProgram(Subject):
+    """A subject that is one process, ready when its one port answers; its ``__init__`` sets both."""
+
+    process: Process
+    _port: int
+
+    def processes(self) -> Sequence[Process]:
+        """Return the one process."""
+        return [self.process]
+
+    def start(self) -> None:
+        """Start it and wait until the placeholder is served."""
+        self.process.start()
+        self.process.await_ready(lambda: self.seen() is not None)
+
+    def port(self) -> int:
+        """Return its one port."""
+        return self._port
+
+
+def two_sites(folder: Path) -> tuple[Site, Site]:
+    """Write a placeholder for the target's paths, and one for other paths to divert to."""
+    live, other = (Site(SITE, folder / name) for name in ("live", "other"))
+    for site in (live, other):
+        site.folder.mkdir()
+        write_placeholder(site)
+    return live, other
 
 
 class Gate:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.processes import Process, free_ports
-from benchmarks.lab.servers import Site, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Subject
+from benchmarks.lab.servers import Site, toml_string
+from tests.journeys.targets.subject import PROBE_S, SITE, OneProgram, two_sites
 
 BINARY = "/usr/sbin/apache2ctl"
 MODULES = Path("/usr/lib/apache2/modules")
 
 
-class Apache(Subject):
+class Apache(OneProgram):
     """One Apache with one virtual host."""
 
     target_type = "apache"
@@ -25,10 +24,7 @@ class Apache(Subject):
         super().__init__(folder)
         (self._port,) = free_ports(1)
         self.conf = folder / "apache2.conf"
-        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
-        for site in (self.site, self.other):
-            site.folder.mkdir()
-            write_placeholder(site)
+        self.site, self.other = two_sites(folder)
         self.mend()
         self.process = Process(folder.name, [BINARY, "-f", str(self.conf), "-D", "FOREGROUND"], folder / "server.log")
 
@@ -36,15 +32,6 @@ class Apache(Subject):
     def version(cls) -> str:
         """Return what ``apache2ctl -v`` says."""
         return subprocess.run([BINARY, "-v"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-    def processes(self) -> Sequence[Process]:
-        """Return Apache."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start Apache."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return a service whose binary is gated where it reloads."""
@@ -61,10 +48,6 @@ class Apache(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the two directives name."""
         return self.site.cert_path.read_bytes(), self.site.key_path.read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Reload it by its own command."""

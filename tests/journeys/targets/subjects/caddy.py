@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 
 from benchmarks.lab.processes import Process, free_ports
-from benchmarks.lab.servers import Site, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Gate, Subject
+from benchmarks.lab.servers import Site, toml_string
+from tests.journeys.targets.subject import PROBE_S, SITE, Gate, OneProgram, two_sites
 
 BINARY = "/usr/bin/caddy"
 
 
-class Caddy(Subject):
+class Caddy(OneProgram):
     """One Caddy with one site."""
 
     target_type = "caddy"
@@ -27,10 +26,7 @@ class Caddy(Subject):
         super().__init__(folder)
         self._port, self.admin_port = free_ports(2)
         self.conf = folder / "Caddyfile"
-        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
-        for site in (self.site, self.other):
-            site.folder.mkdir()
-            write_placeholder(site)
+        self.site, self.other = two_sites(folder)
         self.mend()
         argv = [BINARY, "run", "--config", str(self.conf), "--adapter", "caddyfile"]
         self.process = Process(folder.name, argv, folder / "server.log", _own_folders(folder))
@@ -40,15 +36,6 @@ class Caddy(Subject):
         """Return what ``caddy version`` says."""
         said = subprocess.run([BINARY, "version"], capture_output=True, text=True, check=True).stdout
         return f"caddy {said.strip()}"
-
-    def processes(self) -> Sequence[Process]:
-        """Return Caddy."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start Caddy."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return a service whose binary is gated where it reloads."""
@@ -66,10 +53,6 @@ class Caddy(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the directive names."""
         return self.site.cert_path.read_bytes(), self.site.key_path.read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Reload it by its own command."""
@@ -96,7 +79,7 @@ class Caddy(Subject):
         )
 
 
-class CaddyAPI(Subject):
+class CaddyAPI(OneProgram):
     """One Caddy that resumes what its admin API made of it; the API is at a socket."""
 
     target_type = "caddy"
@@ -110,10 +93,7 @@ class CaddyAPI(Subject):
         self._socket = folder / "admin.sock"
         self.gate = SocketGate(self._socket)
         self.conf = folder / "caddy.json"
-        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
-        for site in (self.site, self.other):
-            site.folder.mkdir()
-            write_placeholder(site)
+        self.site, self.other = two_sites(folder)
         self._write()
         argv = [BINARY, "run", "--resume", "--config", str(self.conf)]
         self.process = Process(folder.name, argv, folder / "server.log", _own_folders(folder))
@@ -122,15 +102,6 @@ class CaddyAPI(Subject):
     def version(cls) -> str:
         """Return what ``caddy version`` says."""
         return Caddy.version()
-
-    def processes(self) -> Sequence[Process]:
-        """Return Caddy."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start Caddy."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return a service with the socket."""
@@ -147,10 +118,6 @@ class CaddyAPI(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the API would be given."""
         return self.site.cert_path.read_bytes(), self.site.key_path.read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Give it its own configuration again."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.servers import Site, toml_string, write_placeholder
 from connectors.targets.base import CONFIG_MARK
-from tests.journeys.targets.subject import PROBE_S, SITE, Subject
+from tests.journeys.targets.subject import PROBE_S, SITE, OneProgram
 from tests.programs import ENVOY
 
 _API = "type.googleapis.com/envoy"
 
 
-class Envoy(Subject):
+class Envoy(OneProgram):
     """One Envoy with one listener."""
 
     target_type = "envoy"
@@ -45,15 +44,6 @@ class Envoy(Subject):
         said = subprocess.run([ENVOY, "--version"], capture_output=True, text=True, check=True).stdout
         return f"envoy {said.partition(' version: ')[2].split('/')[1]}"
 
-    def processes(self) -> Sequence[Process]:
-        """Return Envoy."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start Envoy."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
-
     def policy(self) -> str:
         """Return a service; there is no command that reloads."""
         return (
@@ -69,10 +59,6 @@ class Envoy(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the secret file names."""
         return self.site.cert_path.read_bytes(), self.site.key_path.read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Let it read certificate and key again."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.lab.processes import Process, free_ports, wait_until
-from benchmarks.lab.servers import Site, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Chapter, Gate, Subject
+from benchmarks.lab.servers import Site, toml_string
+from tests.journeys.targets.subject import PROBE_S, Chapter, Gate, OneProgram, two_sites
 
 BINARY = "/usr/sbin/haproxy"
 
 
-class HAProxy(Subject):
+class HAProxy(OneProgram):
     """One HAProxy with one bind line, reloaded; what the connector itself uses is gated, see ``Hidden``."""
 
     target_type = "haproxy"
@@ -28,10 +28,8 @@ class HAProxy(Subject):
         self.gate = Hidden(folder, folder / self.gated)
         (self._port,) = free_ports(1)
         self.conf = folder / "haproxy.cfg"
-        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
+        self.site, self.other = two_sites(folder)
         for site in (self.site, self.other):
-            site.folder.mkdir()
-            write_placeholder(site)
             if self.layout == "combined":
                 site.cert_path.write_bytes(site.key_path.read_bytes() + site.cert_path.read_bytes())
                 site.key_path.unlink()
@@ -45,15 +43,6 @@ class HAProxy(Subject):
     def version(cls) -> str:
         """Return what ``haproxy -v`` says first."""
         return subprocess.run([BINARY, "-v"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-    def processes(self) -> Sequence[Process]:
-        """Return the master, which stops its workers."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start HAProxy."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return the service with its pid file."""
@@ -72,10 +61,6 @@ class HAProxy(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the bind line names."""
         return self.site.cert_path.read_bytes(), self._key(self.site).read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Tell the master to start new workers, and wait for one."""

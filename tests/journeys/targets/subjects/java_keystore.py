@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 
 from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.servers import toml_string
-from tests.journeys.targets.subject import PROBE_S, Subject
+from tests.journeys.targets.subject import PROBE_S, OneProgram
 
 SOURCE = Path(__file__).with_name("KeystoreServer.java")
 PASSWORD = "change-it"
@@ -27,7 +26,7 @@ def classes() -> Path:
     return folder
 
 
-class JavaKeystore(Subject):
+class JavaKeystore(OneProgram):
     """One server with one keystore of two entries, ``server`` and ``other``."""
 
     target_type = "java_keystore"
@@ -47,15 +46,6 @@ class JavaKeystore(Subject):
         """Return the first line of ``java -version``."""
         said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True)
         return said.stderr.splitlines()[0]
-
-    def processes(self) -> Sequence[Process]:
-        """Return the server."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start the server."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return a service with two actions: the server is asked whether it can load the entry, and signalled."""
@@ -85,10 +75,6 @@ class JavaKeystore(Subject):
         shown = subprocess.run(self._asked("show"), check=True, capture_output=True).stdout
         end = shown.index(b"-----BEGIN PRIVATE")
         return shown[:end], shown[end:]
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Reload it by a signal."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.lab.processes import Process, free_ports
-from benchmarks.lab.servers import Site, find_nginx, toml_string, write_placeholder
-from tests.journeys.targets.subject import PROBE_S, SITE, Subject
+from benchmarks.lab.servers import Site, find_nginx, toml_string
+from tests.journeys.targets.subject import PROBE_S, SITE, OneProgram, two_sites
 
 BINARY = find_nginx() or "/usr/sbin/nginx"
 
 
-class Nginx(Subject):
+class Nginx(OneProgram):
     """One nginx with one server block."""
 
     target_type = "nginx"
@@ -26,10 +25,7 @@ class Nginx(Subject):
         super().__init__(folder)
         (self._port,) = free_ports(1)
         self.conf = folder / "nginx.conf"
-        self.site, self.other = (Site(SITE, folder / name) for name in ("live", "other"))
-        for site in (self.site, self.other):
-            site.folder.mkdir()
-            write_placeholder(site)
+        self.site, self.other = two_sites(folder)
         self.mend()
         argv = [BINARY, "-c", str(self.conf), "-g", "daemon off;", "-e", str(folder / "error.log")]
         self.process = Process(folder.name, argv, folder / "server.log")
@@ -38,15 +34,6 @@ class Nginx(Subject):
     def version(cls) -> str:
         """Return what ``nginx -v`` says."""
         return subprocess.run([BINARY, "-v"], capture_output=True, text=True, check=True).stderr.strip()
-
-    def processes(self) -> Sequence[Process]:
-        """Return nginx."""
-        return [self.process]
-
-    def start(self) -> None:
-        """Start nginx."""
-        self.process.start()
-        self.process.await_ready(lambda: self.seen() is not None)
 
     def policy(self) -> str:
         """Return a service whose binary is gated where it reloads."""
@@ -66,10 +53,6 @@ class Nginx(Subject):
     def pair(self) -> tuple[bytes, bytes]:
         """Return what the two directives name."""
         return self.site.cert_path.read_bytes(), self._key(self.site).read_bytes()
-
-    def port(self) -> int:
-        """Return its one port."""
-        return self._port
 
     def reload(self) -> None:
         """Reload it by its own command."""
