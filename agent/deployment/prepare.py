@@ -31,7 +31,7 @@ from core.hpke import open_sealed
 from core.secret import Secret
 from core.wire import DeploymentItem
 
-TARGET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+_TARGET_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
@@ -77,9 +77,7 @@ def prepare(
     sealing_key: X25519PrivateKey | None = None,
 ) -> Prepared:
     """Check the item against itself, its connector and the host's policy; raise a ``Permanent`` error otherwise."""
-    if not TARGET_ID.fullmatch(item.target_id):
-        raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
-    policy.check_type(item.target_type)
+    check_target(item, policy)
     connector: Any = registry.find(item.target_type)
     config: Any = registry.decode_config(item.target_type, opened(item, sealing_key))
     for field in ("owner", "group"):
@@ -98,6 +96,13 @@ def prepare(
         files=_place(connector.files(config, material), policy),
         endpoint=endpoint_of(config.probe, item, whole=getattr(config, "chain", "") != "leaf_only"),
     )
+
+
+def check_target(item: DeploymentItem, policy: HostPolicy) -> None:
+    """Raise ``InvalidInput`` for an id that no target has, ``Refused`` for a type that this host does not take."""
+    if not _TARGET_ID.fullmatch(item.target_id):
+        raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
+    policy.check_type(item.target_type)
 
 
 def opened(item: DeploymentItem, sealing_key: X25519PrivateKey | None) -> dict[str, Any]:

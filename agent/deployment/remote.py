@@ -16,9 +16,10 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment import service
+from agent.deployment.files import make_folder, remove
 from agent.deployment.material import read_material
 from agent.deployment.outcome import DeploymentOutcome, Progress
-from agent.deployment.prepare import TARGET_ID, Endpoint, endpoint_of, opened
+from agent.deployment.prepare import Endpoint, check_target, endpoint_of, opened
 from agent.files import explained, write_private
 from agent.policy import HostPolicy
 from connectors.targets import registry
@@ -32,7 +33,7 @@ from connectors.targets.base import (
     Service,
 )
 from core.crash import crash_point
-from core.errors import CertctlError, InvalidInput, Misconfigured
+from core.errors import CertctlError, Misconfigured
 from core.secret import Secret
 from core.wire import DeploymentItem
 
@@ -80,9 +81,7 @@ def prepare_delivery(
 def _known(
     item: DeploymentItem, policy: HostPolicy, sealing_key: X25519PrivateKey | None
 ) -> tuple[RemoteTarget, Any, Service]:
-    if not TARGET_ID.fullmatch(item.target_id):
-        raise InvalidInput.of("target_id", f"{item.target_id[:100]!r} is not an id of a target")
-    policy.check_type(item.target_type)
+    check_target(item, policy)
     connector = registry.find(item.target_type)
     if not isinstance(connector, RemoteTarget):
         raise Misconfigured(f"targets of type {item.target_type!r} are files of this host")
@@ -104,7 +103,7 @@ class RemoteJournals:
     def write(self, journal: RemoteJournal) -> None:
         """Store a journal durably, readable for the agent alone."""
         with explained("writing the undo journal"):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._folder, 0o700)
         write_private(self._path(journal.item.target_id), msgspec.json.encode(journal))
 
     def read(self, target_id: str) -> RemoteJournal | None:
@@ -119,7 +118,7 @@ class RemoteJournals:
     def delete(self, target_id: str) -> None:
         """Forget a delivery that has proved itself or was undone."""
         with explained("removing the undo journal"):
-            self._path(target_id).unlink(missing_ok=True)
+            remove(self._path(target_id))
 
     def _path(self, target_id: str) -> Path:
         return self._folder / f"{target_id}.json"

@@ -13,10 +13,12 @@ import trio
 
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
+from agent.deployment.remote import RemoteJournal, RemoteJournals
 from agent.policy import load_policy
 from connectors.probes import tls
 from connectors.probes.tls import Observation
 from tests.agent.deployment.authority import Authority, Issued
+from tests.agent.disk import Folder, recorded
 from tests.peers.kubernetes.double import Double
 from tests.peers.kubernetes.reader import Reader
 
@@ -218,3 +220,19 @@ async def test_the_host_names_the_cluster(place: Place) -> None:
     refused = await place.deploy(place.authority.issue())
     assert refused.failure is not None
     assert "this host takes no targets of type 'kubernetes'" in refused.failure.cause
+
+
+async def test_a_delivery_that_is_forgotten_stays_so_after_a_power_cut(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its undo would otherwise come back at the next start, and with it the certificate of before."""
+    (tmp_path / "state").mkdir()
+    journals = RemoteJournals(tmp_path / "state" / "journal-remote")
+    item = authority.issue().item({})
+    journals.write(RemoteJournal(item, b"before"))
+    with recorded(tmp_path / "state", monkeypatch) as disk:
+        journals.delete(item.target_id)
+        disk.mark("forgotten")
+    (folders,) = {dict(tree.entries)["journal-remote"] for tree, mark in disk.found.items() if mark == "forgotten"}
+    assert isinstance(folders, Folder)
+    assert folders.entries == ()
