@@ -30,7 +30,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, pem_files
+from connectors.targets.pem import PEMConfig, pem_files, refuse_special
 from core.errors import Misconfigured
 
 CONTROLS = (
@@ -74,9 +74,7 @@ class ApacheConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         """Refuse what Apache would read as something else; the messages start with the field at fault."""
         super().__post_init__()
-        for field in PATHS:
-            if special := _SPECIAL.search(getattr(self, field) or ""):
-                raise ValueError(f"{field}: holds {special[0]!r}, which Apache would interpret; choose another path")
+        refuse_special(self, _SPECIAL, "Apache")
 
 
 class ApacheTarget:

@@ -36,6 +36,20 @@ PublicMode = Literal["0400", "0440", "0444", "0600", "0640", "0644"]
 PrivateMode = Literal["0400", "0440", "0600", "0640"]
 """Modes as people write them. A key that everybody may read, or a file that others may write, cannot be asked for."""
 
+CertMode = Annotated[
+    PublicMode | None, msgspec.Meta(description="Mode of certificate files; default: the existing file's, or 0644.")
+]
+KeyMode = Annotated[
+    PrivateMode | None,
+    msgspec.Meta(description="Mode of files that hold the key; default: the existing file's, or 0600."),
+]
+Owner = Annotated[
+    str | None, msgspec.Meta(description="Owner of the files, name or number; default: the existing file's.")
+]
+OwningGroup = Annotated[
+    str | None, msgspec.Meta(description="Group of the files, name or number; default: the existing file's.")
+]
+
 HostName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """The name of a service or an action in the host's own agent.toml."""
 
@@ -76,19 +90,10 @@ class FileTargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             "separate: plain files; combined: one PEM file with the key and the chain."
         ),
     ] = "current"
-    cert_mode: Annotated[
-        PublicMode | None, msgspec.Meta(description="Mode of certificate files; default: the existing file's, or 0644.")
-    ] = None
-    key_mode: Annotated[
-        PrivateMode | None,
-        msgspec.Meta(description="Mode of files that hold the key; default: the existing file's, or 0600."),
-    ] = None
-    owner: Annotated[
-        str | None, msgspec.Meta(description="Owner of the files, name or number; default: the existing file's.")
-    ] = None
-    group: Annotated[
-        str | None, msgspec.Meta(description="Group of the files, name or number; default: the existing file's.")
-    ] = None
+    cert_mode: CertMode = None
+    key_mode: KeyMode = None
+    owner: Owner = None
+    group: OwningGroup = None
     probe: Annotated[ProbeConfig, msgspec.Meta(description="Where the served certificate is looked at.")] = (
         ProbeConfig()
     )

@@ -28,7 +28,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, load_pairs, pem_files
+from connectors.targets.pem import PEMConfig, load_pairs, pem_files, refuse_special
 
 BINARIES = ("/usr/bin/doveadm", "/usr/local/bin/doveadm")
 CONFIGS = ("/etc/dovecot/dovecot.conf", "/usr/local/etc/dovecot/dovecot.conf")
@@ -64,9 +64,7 @@ class DovecotConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=
             problem = "Dovecot shows what ssl_cert names to all its processes and to doveconf, the key with it"
             raise ValueError(f"layout: must not be combined: {problem}; choose current or separate, with a key_path")
         super().__post_init__()
-        for field in PATHS:
-            if special := _SPECIAL.search(getattr(self, field) or ""):
-                raise ValueError(f"{field}: holds {special[0]!r}, which Dovecot would interpret; choose another path")
+        refuse_special(self, _SPECIAL, "Dovecot")
 
 
 class DovecotTarget:

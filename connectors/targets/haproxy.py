@@ -29,7 +29,7 @@ from connectors.targets.base import (
     found,
 )
 from connectors.targets.haproxy_runtime import HAProxyRuntime
-from connectors.targets.pem import PATHS, PEMConfig, pem_files
+from connectors.targets.pem import PEMConfig, pem_files, refuse_special
 from core.errors import Misconfigured
 
 BINARIES = ("/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/usr/bin/haproxy")
@@ -75,9 +75,7 @@ class HAProxyConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         """Refuse what HAProxy would not find; the messages start with the field at fault."""
         super().__post_init__()
-        for field in PATHS:
-            if special := _SPECIAL.search(getattr(self, field) or ""):
-                raise ValueError(f"{field}: holds {special[0]!r}, which HAProxy would interpret; choose another path")
+        refuse_special(self, _SPECIAL, "HAProxy")
         beside = (f"{self.cert_path}.key", str(Path(self.cert_path).with_suffix(".key")))
         if self.layout != "combined" and self.key_path not in beside:
             raise ValueError(f"key_path: HAProxy looks for the key at {' or '.join(dict.fromkeys(beside))} alone")

@@ -27,7 +27,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, pair_of, pem_files
+from connectors.targets.pem import PEMConfig, pair_of, pem_files, refuse_special
 from core.errors import Misconfigured, Transient
 
 BINARIES = ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx")
@@ -60,9 +60,7 @@ class NginxConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         """Refuse what nginx would read as something else; the messages start with the field at fault."""
         super().__post_init__()
-        for field in PATHS:
-            if special := _SPECIAL.search(getattr(self, field) or ""):
-                raise ValueError(f"{field}: holds {special[0]!r}, which nginx would interpret; choose another path")
+        refuse_special(self, _SPECIAL, "nginx")
 
 
 class NginxTarget:

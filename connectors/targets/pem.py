@@ -87,6 +87,13 @@ class PEMConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("key_path: cert_path, key_path and chain_path must be different files")
 
 
+def refuse_special(config: PEMConfig, special: re.Pattern[str], program: str) -> None:
+    """Raise ``ValueError`` for a path that holds what the program would read as something else."""
+    for field in PATHS:
+        if found := special.search(getattr(config, field) or ""):
+            raise ValueError(f"{field}: holds {found[0]!r}, which {program} would interpret; choose another path")
+
+
 def _check_combined(config: PEMConfig) -> None:
     if config.chain_path is not None:
         raise ValueError("chain_path: has no meaning with layout combined, whose one file holds the chain; remove it")

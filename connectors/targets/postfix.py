@@ -30,7 +30,7 @@ from connectors.targets.base import (
     StagedCheck,
     found,
 )
-from connectors.targets.pem import PATHS, PEMConfig, load_pairs, pem_files
+from connectors.targets.pem import PEMConfig, load_pairs, pem_files, refuse_special
 
 BINARIES = ("/usr/sbin/postfix", "/usr/local/sbin/postfix")
 CONFIGS = ("/etc/postfix", "/usr/local/etc/postfix")
@@ -75,9 +75,7 @@ class PostfixConfig(PEMConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         """Refuse what Postfix would read as something else; the messages start with the field at fault."""
         super().__post_init__()
-        for field in PATHS:
-            if special := _SPECIAL.search(getattr(self, field) or ""):
-                raise ValueError(f"{field}: holds {special[0]!r}, which Postfix would interpret; choose another path")
+        refuse_special(self, _SPECIAL, "Postfix")
 
 
 class PostfixTarget:

@@ -18,12 +18,14 @@ import anyio
 import msgspec
 
 from connectors.targets.base import (
+    CertMode,
     Delivery,
     FileSpec,
     HostName,
-    PrivateMode,
+    KeyMode,
+    Owner,
+    OwningGroup,
     ProbeConfig,
-    PublicMode,
     RemoteTargetConfig,
     Service,
     SSHFacts,
@@ -76,19 +78,10 @@ class SSHConfig(RemoteTargetConfig, frozen=True, kw_only=True, forbid_unknown_fi
         Literal["separate", "combined"],
         msgspec.Meta(description="separate: a file each; combined: one PEM file with the key and the chain."),
     ] = "separate"
-    cert_mode: Annotated[
-        PublicMode | None, msgspec.Meta(description="Mode of certificate files; default: the existing file's, or 0644.")
-    ] = None
-    key_mode: Annotated[
-        PrivateMode | None,
-        msgspec.Meta(description="Mode of files that hold the key; default: the existing file's, or 0600."),
-    ] = None
-    owner: Annotated[
-        str | None, msgspec.Meta(description="Owner of the files, name or number; default: the existing file's.")
-    ] = None
-    group: Annotated[
-        str | None, msgspec.Meta(description="Group of the files, name or number; default: the existing file's.")
-    ] = None
+    cert_mode: CertMode = None
+    key_mode: KeyMode = None
+    owner: Owner = None
+    group: OwningGroup = None
     timeout_s: Annotated[
         float, msgspec.Meta(description="Seconds within which the host must answer each time.", ge=1, le=600)
     ] = 30.0
