@@ -1,12 +1,40 @@
 # What both installers have in common; plain POSIX sh, read by them. Before that they set: BASE, where the versions of the
-# program are; STATE, ACCOUNT; PROGRAM; LAUNCHERS, pairs of a command and the
-# module that it runs; EXTRAS of the package; HERE, the folder of the script; and what options say: source, dry_run. They
-# define install_service, service_do, comes_up and log_command.
-# shellcheck shell=sh disable=SC2154
+# program are; ETC, STATE, UNITS; ACCOUNT; PROGRAM; LAUNCHERS, pairs of a command and the module that it runs; EXTRAS of
+# the package; HERE, the folder of the script. They define usage; VALUES, the options that have a value, and take for
+# these; install_, uninstall, install_service, service_do, comes_up and log_command.
+# shellcheck shell=sh disable=SC2034,SC2154
+
+source='' action=install dry_run='' purge='' start=yes version=''
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 do_() { if [ -n "$dry_run" ]; then say "would run: $*"; else "$@"; fi; }
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+# Reads what both know; of an option among VALUES the script takes the value itself.
+parse() {
+  while [ $# -gt 0 ]; do
+    case " $VALUES " in
+      *" $1 "*)
+        [ $# -ge 2 ] || die "$1 needs a value; see --help"
+        take "$1" "$2"
+        shift ;;
+      *)
+        case $1 in
+          --upgrade) action=upgrade ;; --rollback) action=rollback ;; --uninstall) action=uninstall ;;
+          --dry-run) dry_run=yes ;; --purge) purge=yes ;; --no-start) start='' ;;
+          -h | --help) usage; exit 0 ;;
+          *) die "unknown option $1; see --help" ;;
+        esac ;;
+    esac
+    shift
+  done
+}
+act() {
+  [ "$(id -u)" = 0 ] || [ -n "$dry_run" ] || die 'needs root, to make an account and a service; with --dry-run it does not'
+  case $action in install) install_ ;; upgrade) upgrade ;; rollback) rollback ;; uninstall) uninstall ;; esac
+}
 
 # --- the host --------------------------------------------------------------------------------------------------------
 
@@ -85,6 +113,24 @@ make_account() {
   fi
 }
 
+remove_account() {
+  id "$ACCOUNT" >/dev/null 2>&1 || return 0
+  if [ "$(system)" = Darwin ]; then do_ dscl . -delete "/Users/$ACCOUNT"; do_ dscl . -delete "/Groups/$ACCOUNT"
+  elif has userdel; then do_ userdel "$ACCOUNT"; else do_ deluser "$ACCOUNT"; fi
+}
+enable_unit() {
+  if alive; then do_ systemctl daemon-reload; do_ systemctl --quiet enable "$1"
+  else
+    do_ mkdir -p "$UNITS/multi-user.target.wants"
+    do_ ln -sf "../$1.service" "$UNITS/multi-user.target.wants/$1.service"
+  fi
+}
+remove_unit() {
+  if alive; then do_ systemctl --quiet disable "$1" || true; fi
+  do_ rm -rf "$UNITS/$1.service" "$UNITS/$1.service.d" "$UNITS/multi-user.target.wants/$1.service"
+  if alive; then do_ systemctl daemon-reload; fi
+}
+
 # --- the program -----------------------------------------------------------------------------------------------------
 
 default_source() {
@@ -137,6 +183,20 @@ forget_old() { # all but the current version and the one before it
   done
 }
 
+# Makes what the service needs: its account, its folders, and a version if there is none.
+install_program() {
+  default_source
+  make_account
+  do_ mkdir -p "$ETC"
+  if [ ! -d "$STATE" ]; then do_ mkdir -p "$STATE"; fi
+  do_ chown "$ACCOUNT:" "$STATE"
+  do_ chmod 0700 "$STATE"
+  if [ -z "$(current)" ]; then
+    make_version
+    switch_to "$made"
+  fi
+}
+
 # --- small things -----------------------------------------------------------------------------------------------------
 
 quoted() { printf '"%s"' "$(printf '%s' "$1" | sed 's/[\\"$`]/\\&/g')"; }
@@ -152,6 +212,22 @@ ask() { # VARIABLE QUESTION: only from a person at a terminal
   eval "$1=\$value"
 }
 
+ask_purge() { # QUESTION: only a person at a terminal is asked
+  [ -z "$purge" ] && [ -t 0 ] && [ -z "$dry_run" ] || return 0
+  printf '%s [y/N] ' "$1" >&2
+  read -r answer
+  case $answer in y | Y | yes) purge=yes ;; esac
+}
+wait_for() { # SECONDS COMMAND…: until the command succeeds
+  patience=${CERTCTL_INSTALL_WAIT:-$1} waited=0
+  shift
+  while [ "$waited" -lt "$patience" ]; do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    sleep 1
+    waited=$((waited + 1))
+  done
+  return 1
+}
 upgrade() {
   before=$(current)
   [ -n "$before" ] || die 'there is nothing to upgrade; install first'

@@ -20,8 +20,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=common.sh
 . "$HERE/common.sh"
 
-server='' token='' token_file='' ca_sha256='' name='' source='' targets='' action=install
-dry_run='' purge='' start=yes version=''
+server='' token='' token_file='' ca_sha256='' name='' targets=''
 
 usage() {
   cat <<'END'
@@ -45,23 +44,12 @@ usage: install-agent.sh [OPTIONS]            installs, or does the rest of an in
 END
 }
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --server | --token | --token-file | --ca-sha256 | --name | --targets | --source)
-        [ $# -ge 2 ] || die "$1 needs a value; see --help"
-        case $1 in
-          --server) server=$2 ;; --token) token=$2 ;; --token-file) token_file=$2 ;; --ca-sha256) ca_sha256=$2 ;;
-          --name) name=$2 ;; --targets) targets=$2 ;; --source) source=$2 ;;
-        esac
-        shift ;;
-      --upgrade) action=upgrade ;; --rollback) action=rollback ;; --uninstall) action=uninstall ;;
-      --dry-run) dry_run=yes ;; --purge) purge=yes ;; --no-start) start='' ;;
-      -h | --help) usage; exit 0 ;;
-      *) die "unknown option $1; see --help" ;;
-    esac
-    shift
-  done
+VALUES='--server --token --token-file --ca-sha256 --name --targets --source'
+take() {
+  case $1 in
+    --server) server=$2 ;; --token) token=$2 ;; --token-file) token_file=$2 ;; --ca-sha256) ca_sha256=$2 ;;
+    --name) name=$2 ;; --targets) targets=$2 ;; --source) source=$2 ;;
+  esac
 }
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -190,11 +178,7 @@ install_service() {
       for target in $(each_target); do
         do_ cp "$(unit_file "systemd/certctl-agent.service.d/$target.conf")" "$UNITS/certctl-agent.service.d/$target.conf"
       done
-      if alive; then do_ systemctl daemon-reload; do_ systemctl --quiet enable certctl-agent
-      else
-        do_ mkdir -p "$UNITS/multi-user.target.wants"
-        do_ ln -sf ../certctl-agent.service "$UNITS/multi-user.target.wants/certctl-agent.service"
-      fi ;;
+      enable_unit certctl-agent ;;
     openrc)
       do_ cp "$(unit_file installers/openrc/certctl-agent)" /etc/init.d/certctl-agent
       do_ chmod 0755 /etc/init.d/certctl-agent
@@ -221,13 +205,7 @@ comes_up() {
   page=$(sed -n 's/^CERTCTL_AGENT_LISTEN=//p' "$ETC/agent.env" 2>/dev/null | tr -d \" | tail -1)
   ! grep -q '^CERTCTL_AGENT_LISTEN=\(""\)\{0,1\}$' "$ETC/agent.env" 2>/dev/null || return 0
   say 'Waiting for the agent to reach the coordinator …'
-  waited=0
-  while [ $waited -lt "${CERTCTL_INSTALL_WAIT:-60}" ]; do
-    if CERTCTL_AGENT_LISTEN=$page "$BASE/current/bin/certctl-agent" --health >/dev/null 2>&1; then return 0; fi
-    sleep 1
-    waited=$((waited + 1))
-  done
-  return 1
+  wait_for 60 env CERTCTL_AGENT_LISTEN="${page:-127.0.0.1:9465}" "$BASE/current/bin/certctl-agent" --health
 }
 
 # --- what can be done ------------------------------------------------------------------------------------------------
@@ -249,16 +227,7 @@ install_() {
     case $ca_sha256 in *[!0-9a-f]*) die '--ca-sha256: must be 64 hexadecimal digits' ;; esac
   fi
   for target in $(each_target); do facts "$target"; done
-  default_source
-  make_account
-  do_ mkdir -p "$ETC"
-  if [ ! -d "$STATE" ]; then do_ mkdir -p "$STATE"; fi
-  do_ chown "$ACCOUNT:" "$STATE"
-  do_ chmod 0700 "$STATE"
-  if [ -z "$(current)" ]; then
-    make_version
-    switch_to "$made"
-  fi
+  install_program
   do_ ln -sfn "$BASE/current/bin/certctl-agent" "$LINK"
   write_settings
   write_policy
@@ -284,18 +253,10 @@ log_command() {
   esac
 }
 uninstall() {
-  if [ -z "$purge" ] && [ -t 0 ] && [ -z "$dry_run" ]; then
-    printf 'Remove configuration, identity and keys (%s, %s) as well? [y/N] ' "$ETC/agent.*" "$STATE" >&2
-    read -r answer
-    case $answer in y | Y | yes) purge=yes ;; esac
-  fi
+  ask_purge "Remove configuration, identity and keys ($ETC/agent.*, $STATE) as well?"
   service_do stop || true
   case $(manager) in
-    systemd)
-      if alive; then do_ systemctl --quiet disable certctl-agent || true; fi
-      do_ rm -rf "$UNITS/certctl-agent.service" "$UNITS/certctl-agent.service.d" \
-        "$UNITS/multi-user.target.wants/certctl-agent.service"
-      if alive; then do_ systemctl daemon-reload; fi ;;
+    systemd) remove_unit certctl-agent ;;
     openrc) do_ rc-update --quiet del certctl-agent || true; do_ rm -f /etc/init.d/certctl-agent ;;
     launchd) do_ rm -f "$PLIST" ;;
   esac
@@ -304,10 +265,7 @@ uninstall() {
     do_ rmdir /etc/ssl/certctl 2>/dev/null || true
     do_ rm -rf "$STATE" "$ETC/agent.env" "$ETC/agent.toml" /var/log/certctl-agent.log
     do_ rmdir "$ETC" 2>/dev/null || true
-    if id "$ACCOUNT" >/dev/null 2>&1; then
-      if [ "$(system)" = Darwin ]; then do_ dscl . -delete "/Users/$ACCOUNT"; do_ dscl . -delete "/Groups/$ACCOUNT"
-      elif has userdel; then do_ userdel "$ACCOUNT"; else do_ deluser "$ACCOUNT"; fi
-    fi
+    remove_account
     say 'Removed. Certificates that it installed stay where they are; retire the agent with: certctl agents delete'
   else
     say "Removed. $ETC/agent.env, $ETC/agent.toml and $STATE stay; --uninstall --purge removes them too."
@@ -316,5 +274,4 @@ uninstall() {
 
 parse "$@"
 case $(system) in Linux | Darwin) ;; *) die "$(system) is not supported; Linux and macOS are" ;; esac
-[ "$(id -u)" = 0 ] || [ -n "$dry_run" ] || die 'needs root, to make an account and a service; with --dry-run it does not'
-case $action in install) install_ ;; upgrade) upgrade ;; rollback) rollback ;; uninstall) uninstall ;; esac
+act

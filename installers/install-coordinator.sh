@@ -16,7 +16,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=common.sh
 . "$HERE/common.sh"
 
-url='' host='' source='' database_file='' action=install dry_run='' purge='' start=yes version=''
+url='' host='' database_file=''
 
 usage() {
   cat <<'END'
@@ -36,20 +36,9 @@ usage: install-coordinator.sh [OPTIONS]      installs, or does the rest of an in
 END
 }
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --url | --host | --database-file | --source)
-        [ $# -ge 2 ] || die "$1 needs a value; see --help"
-        case $1 in --url) url=$2 ;; --host) host=$2 ;; --database-file) database_file=$2 ;; --source) source=$2 ;; esac
-        shift ;;
-      --upgrade) action=upgrade ;; --rollback) action=rollback ;; --uninstall) action=uninstall ;;
-      --dry-run) dry_run=yes ;; --purge) purge=yes ;; --no-start) start='' ;;
-      -h | --help) usage; exit 0 ;;
-      *) die "unknown option $1; see --help" ;;
-    esac
-    shift
-  done
+VALUES='--url --host --database-file --source'
+take() {
+  case $1 in --url) url=$2 ;; --host) host=$2 ;; --database-file) database_file=$2 ;; --source) source=$2 ;; esac
 }
 
 write_settings() {
@@ -73,11 +62,7 @@ write_settings() {
 
 install_service() {
   do_ cp "$(unit_file systemd/certctl-coordinator.service)" "$UNITS/certctl-coordinator.service"
-  if alive; then do_ systemctl daemon-reload; do_ systemctl --quiet enable certctl-coordinator
-  else
-    do_ mkdir -p "$UNITS/multi-user.target.wants"
-    do_ ln -sf ../certctl-coordinator.service "$UNITS/multi-user.target.wants/certctl-coordinator.service"
-  fi
+  enable_unit certctl-coordinator
 }
 service_do() { if alive; then do_ systemctl "$1" certctl-coordinator; fi; }
 log_command() { echo 'journalctl -u certctl-coordinator'; }
@@ -85,29 +70,15 @@ log_command() { echo 'journalctl -u certctl-coordinator'; }
 comes_up() {
   [ -z "$dry_run" ] && alive || return 0
   say 'Waiting for the coordinator to answer …'
-  waited=0
-  while [ $waited -lt "${CERTCTL_INSTALL_WAIT:-90}" ]; do
-    # shellcheck source=/dev/null
-    if (set -a; . "$ETC/coordinator.env"; "$BASE/current/bin/certctl" status) >/dev/null 2>&1; then return 0; fi
-    sleep 1
-    waited=$((waited + 1))
-  done
-  return 1
+  wait_for 90 status
 }
+# shellcheck source=/dev/null
+status() { (set -a; . "$ETC/coordinator.env"; "$BASE/current/bin/certctl" status); }
 
 install_() {
   case $url in '' | https://*) ;; *) die '--url: must be an https URL, like https://certctl.example.com:8443' ;; esac
   [ "$(manager)" = systemd ] || die 'needs systemd; elsewhere see docs/installation.md, by hand'
-  default_source
-  make_account
-  do_ mkdir -p "$ETC"
-  if [ ! -d "$STATE" ]; then do_ mkdir -p "$STATE"; fi
-  do_ chown "$ACCOUNT:" "$STATE"
-  do_ chmod 0700 "$STATE"
-  if [ -z "$(current)" ]; then
-    make_version
-    switch_to "$made"
-  fi
+  install_program
   for command in certctl-coordinator certctl; do do_ ln -sfn "$BASE/current/bin/$command" "/usr/local/bin/$command"; done
   write_settings
   install_service
@@ -121,20 +92,14 @@ install_() {
   say 'next: certctl enrollment-tokens create, and install-agent.sh on a host'
 }
 uninstall() {
-  if [ -z "$purge" ] && [ -t 0 ] && [ -z "$dry_run" ]; then
-    printf 'Remove configuration and all data (%s, %s) as well? Nothing brings them back. [y/N] ' "$ETC/coordinator.env" "$STATE" >&2
-    read -r answer
-    case $answer in y | Y | yes) purge=yes ;; esac
-  fi
+  ask_purge "Remove configuration and all data ($ETC/coordinator.env, $STATE) as well? Nothing brings them back."
   service_do stop || true
-  if alive; then do_ systemctl --quiet disable certctl-coordinator || true; fi
-  do_ rm -rf "$UNITS/certctl-coordinator.service" "$UNITS/multi-user.target.wants/certctl-coordinator.service" "$BASE" \
-    /usr/local/bin/certctl-coordinator /usr/local/bin/certctl
-  if alive; then do_ systemctl daemon-reload; fi
+  remove_unit certctl-coordinator
+  do_ rm -rf "$BASE" /usr/local/bin/certctl-coordinator /usr/local/bin/certctl
   if [ -n "$purge" ]; then
     do_ rm -rf "$STATE" "$ETC/coordinator.env"
     do_ rmdir "$ETC" 2>/dev/null || true
-    if id "$ACCOUNT" >/dev/null 2>&1; then do_ userdel "$ACCOUNT"; fi
+    remove_account
     say 'Removed.'
   else
     say "Removed. $ETC/coordinator.env and $STATE stay; --uninstall --purge removes them too."
@@ -143,5 +108,4 @@ uninstall() {
 
 parse "$@"
 [ "$(system)" = Linux ] || die "$(system) is not supported; Linux with systemd is"
-[ "$(id -u)" = 0 ] || [ -n "$dry_run" ] || die 'needs root, to make an account and a service; with --dry-run it does not'
-case $action in install) install_ ;; upgrade) upgrade ;; rollback) rollback ;; uninstall) uninstall ;; esac
+act

@@ -121,6 +121,37 @@ def test_installed_twice_upgraded_back_and_removed(host: Tree) -> None:
     assert host.run("id", "certctl-agent", check=False).returncode != 0
 
 
+STAND_IN = """#!/bin/sh
+case ${1:-} in
+  --version) echo 9.9 ;;
+  --health) test "$CERTCTL_AGENT_LISTEN" = 127.0.0.1:9465 ;;
+  *) exec sleep 60 ;;
+esac
+"""
+
+
+def test_an_archive_is_watched_at_the_page_that_agents_have_by_default(host: Tree) -> None:
+    """A self-contained build, here a stand-in; agent.env says nothing of the page."""
+    packed = host.path("/srv/packed/certctl-agent-9.9/bin")
+    packed.mkdir(parents=True)
+    (packed / "certctl-agent").write_text(STAND_IN)
+    (packed / "certctl-agent").chmod(0o755)
+    host.run("tar", "-czf", "/srv/agent.tar.gz", "-C", "/srv/packed", "certctl-agent-9.9")
+    add_systemctl(host)
+    try:
+        told = install(host, "--server", SERVER, "--token", "t", "--source", "/srv/agent.tar.gz")
+        assert "Installed and running" in told, told
+    finally:
+        host.run("systemctl", "stop", "certctl-agent")
+
+
+def add_systemctl(host: Tree) -> None:
+    """Let services be started on the host."""
+    host.path("/usr/bin/systemctl").write_text(SYSTEMCTL)
+    host.path("/usr/bin/systemctl").chmod(0o755)
+    host.path("/run/systemd/system").mkdir(parents=True)
+
+
 class World:
     """A coordinator beside the host, and on it a systemctl and an nginx that serves a placeholder."""
 
@@ -128,9 +159,7 @@ class World:
         self.host = host
         self.coordinator = Coordinator(folder / "coordinator")
         self.port, self.page = free_ports(2)
-        host.path("/usr/bin/systemctl").write_text(SYSTEMCTL)
-        host.path("/usr/bin/systemctl").chmod(0o755)
-        host.path("/run/systemd/system").mkdir(parents=True)
+        add_systemctl(host)
         site = Site(SITE, host.path("/etc/nginx/placeholder"))
         site.folder.mkdir()
         write_placeholder(site)
