@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,6 +42,9 @@ CONFIGS = ("/etc/caddy/Caddyfile", "/etc/caddy/caddy.json")
 
 _LOAD_PEM = "/config/apps/tls/certificates/load_pem"
 _API_TIMEOUT_S = 30.0
+_BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_TRIES = 4
+_PAUSE_S = 0.1
 _MAX_SAID = 600
 _LOCAL = re.compile(r"unix//\S+|(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d{1,5}")
 
@@ -110,7 +113,7 @@ class CaddyTarget:
             for files in published:
                 certificate, _ = pair_of(files)
                 name = f"certctl-{sha256(certificate.encode()).hexdigest()[:16]}"
-                await _set_entry(admin, name, await _entry(name, files))
+                await _surely_set_entry(admin, name, await _entry(name, files))
         return True
 
     def fallback(self, _service: Service) -> None:
@@ -150,6 +153,15 @@ async def _entry(name: str, files: Mapping[Role, Path]) -> dict[str, str] | None
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise Transient(f"{certificate} and its key cannot be read for Caddy's admin API: {error}") from error
+
+
+async def _surely_set_entry(admin: httpx.AsyncClient, name: str, wanted: dict[str, str] | None) -> None:
+    """Set one entry, from the beginning after a request was broken off: Caddy renews its admin API at each change."""
+    for _ in range(_TRIES - 1):
+        with suppress(*_BROKEN_OFF):
+            return await _set_entry(admin, name, wanted)
+        await anyio.sleep(_PAUSE_S)
+    return await _set_entry(admin, name, wanted)
 
 
 async def _set_entry(admin: httpx.AsyncClient, name: str, wanted: dict[str, str] | None) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
+import anyio
+import anyio.abc
 import pytest
 
 from benchmarks.lab.processes import Process, free_ports
@@ -102,6 +105,34 @@ async def test_entries_follow_their_files(running: tuple[Service, Path], tmp_pat
     for _ in range(2):
         await CaddyTarget().apply(service, both)
         assert keys(autosave) == [pairs["combined"]["combined"].read_text()]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("broken_off", [1, 3, 4])
+async def test_a_request_that_caddy_breaks_off_is_made_again(tmp_path: Path, broken_off: int) -> None:
+    """As when Caddy closes the admin API of the configuration before."""
+    answers = iter([*("",) * broken_off, *ANSWERS])
+    async with (
+        await anyio.create_unix_listener(tmp_path / "admin.sock") as listener,
+        anyio.create_task_group() as group,
+    ):
+
+        async def answer(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                await stream.receive()
+                await stream.send(next(answers).encode())
+
+        group.start_soon(listener.serve, answer)
+        service = Service(name="caddy", type="caddy", admin=f"unix/{tmp_path}/admin.sock")
+        nothing: dict[Role, Path] = {"certificate": tmp_path / "gone.crt", "key": tmp_path / "gone.key"}
+        with pytest.raises(Transient, match="does not answer") if broken_off == 4 else nullcontext():
+            await CaddyTarget().apply(service, [nothing])
+        group.cancel_scope.cancel()
+    assert list(answers) == (list(ANSWERS) if broken_off == 4 else [])
+
+
+ANSWERS = ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",) * 2
+"""To the question whether the entry is there, and to its removal."""
 
 
 def path_of(files: dict[Role, Path]) -> Path:

@@ -45,6 +45,8 @@ class Subject(ABC):
     skips: ClassVar[Mapping[Chapter, str]] = {}
     quick: ClassVar[bool] = True
     """Whether it is in the quick cut; a variant that differs little from another is not."""
+    kernel: ClassVar[Mapping[str, str]] = {}
+    """Settings below /proc/sys that the type's page recommends for hosts with visitors."""
     unreached: ClassVar[frozenset[str]] = frozenset()
     """Points of a deployment that this type has not."""
     broken_cause: ClassVar[str] = "the live configuration does not pass its check"

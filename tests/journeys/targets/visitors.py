@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.journeys.targets.subject import Subject
 
@@ -25,12 +26,27 @@ def visiting(subject: Subject, *, kept: bool = False) -> Iterator[Visitors]:
     """Let one visitor come again and again until the end."""
     visitors, over = Visitors(), threading.Event()
     thread = threading.Thread(target=_keep_coming if kept else _come, args=(subject, visitors, over))
-    thread.start()
+    with _kernel_set(subject.kernel):
+        thread.start()
+        try:
+            yield visitors
+        finally:
+            over.set()
+            thread.join()
+
+
+@contextmanager
+def _kernel_set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have these settings below /proc/sys, and in the end those of before; needs root."""
+    paths = {Path("/proc/sys") / name: value for name, value in settings.items()}
+    before = {path: path.read_text() for path in paths}
     try:
-        yield visitors
+        for path, value in paths.items():
+            path.write_text(value)
+        yield
     finally:
-        over.set()
-        thread.join()
+        for path, value in before.items():
+            path.write_text(value)
 
 
 def _come(subject: Subject, visitors: Visitors, over: threading.Event) -> None:

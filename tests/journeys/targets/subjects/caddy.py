@@ -14,6 +14,7 @@ from benchmarks.lab.servers import Site, toml_string
 from tests.journeys.targets.subject import PROBE_S, SITE, Gate, OneProgram, two_sites
 
 BINARY = "/usr/bin/caddy"
+KERNEL = {"net/ipv4/tcp_migrate_req": "1"}
 
 
 class Caddy(OneProgram):
@@ -21,6 +22,7 @@ class Caddy(OneProgram):
 
     target_type = "caddy"
     layout: ClassVar[str] = "current"
+    kernel = KERNEL
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -84,6 +86,7 @@ class CaddyAPI(OneProgram):
 
     target_type = "caddy"
     variant = "api"
+    kernel = KERNEL
     skips: ClassVar = {"broken configuration": "Caddy is handed its configuration by the API and reads no file"}
     reload_cause = "Caddy's admin API"
 
