@@ -68,7 +68,7 @@ agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/
 
 .PHONY: test
 test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
-	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: model
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')

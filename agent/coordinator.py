@@ -34,6 +34,8 @@ from core.wire import (
     CSRSubmission,
     Enrolled,
     Enrollment,
+    Findings,
+    FindingsTaken,
     Metadata,
     Nonce,
     Receipt,
@@ -113,6 +115,10 @@ class Coordinator:
     async def report_trial(self, trial_id: str, report: TrialReport) -> Receipt:
         """Hand in how a trial went."""
         return await self._own("POST", f"/trials/{quote(trial_id, safe='')}/result", Receipt, body=report)
+
+    async def report_findings(self, findings: Findings) -> FindingsTaken:
+        """Hand in what was found of earlier installations."""
+        return await self._own("POST", "/drift", FindingsTaken, body=findings)
 
     async def _own(
         self,

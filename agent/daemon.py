@@ -21,6 +21,7 @@ from agent.activity import Activity
 from agent.backoff import until_answered
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
+from agent.drift import DriftWatch
 from agent.enrollment import ensure_enrolled
 from agent.files import explained, own_folder, sweep
 from agent.heads import HeadLog
@@ -117,6 +118,9 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
         if client is None:
             return
         log.info("ready", agent_id=identity.agent_id, name=settings.name, server=settings.server_url)
+        if settings.drift_interval:
+            watch = DriftWatch(deployer, keystore, client, settings.drift_interval.total_seconds())
+            nursery.start_soon(supervised, "drift", watch.run)
         heads = HeadLog(settings.state_dir)
         worker = Worker(identity, client, keystore, deployer, activity, stop.asked, heads)
         await worker.run()
@@ -125,9 +129,10 @@ async def _live(settings: Settings, stop: Stop, nursery: trio.Nursery) -> None:
 
 
 def tidy(state_dir: Path) -> None:
-    """Remove what a crash left of trials and of journals that were not whole yet; both begin anew."""
+    """Remove what a crash left of trials, and of journals and records that were not whole yet; all begin anew."""
     with explained("tidying the state folder"):
-        sweep(state_dir / "journal")
+        for folder in ("journal", "journal-remote", "installed"):
+            sweep(state_dir / folder)
         if (state_dir / "scratch").is_dir():
             shutil.rmtree(state_dir / "scratch")
 

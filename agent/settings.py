@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ class Settings:
     key_dir: Path
     listen: tuple[str, int] | None
     max_parallel: int
+    drift_interval: timedelta
     config_path: Path | None
     log_level: str
     log_format: str
@@ -53,6 +55,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         key_dir=env.path("CERTCTL_KEY_DIR") or state_dir / "keys",
         listen=None if listen_off else listen,
         max_parallel=env.integer("CERTCTL_MAX_PARALLEL_DEPLOYMENTS", 4, 1, 64),
+        drift_interval=env.duration("CERTCTL_DRIFT_INTERVAL", timedelta(hours=1)),
         config_path=env.path("CERTCTL_AGENT_CONFIG"),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),

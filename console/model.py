@@ -33,6 +33,7 @@ class Binding(msgspec.Struct, frozen=True):
     desired_version_id: str | None
     served_version_id: str | None
     served_at: datetime | None
+    drift: str = ""
     failures: int = 0
     reason: str = ""
 
@@ -155,6 +156,7 @@ class Target(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     created_at: datetime
     last_test: Trial | None = None
+    drift: str = ""
 
 
 class Step(msgspec.Struct, frozen=True):

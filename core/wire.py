@@ -222,6 +222,34 @@ class TrialReport(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
+MOST_FINDINGS = 100
+InstalledState = Literal["in place", "changed", "missing", "served differs"]
+"""How an installation stands when it is looked at again: ``changed`` and ``missing`` are about what was installed,
+``served differs`` is about what a client is shown, and counts more."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What an agent found of a version that it had installed. ``served_fingerprint`` is empty when nothing answered."""
+
+    target_id: str
+    version_id: str
+    state: InstalledState
+    cause: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    served_fingerprint: str = ""
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What an agent found that is not as it should be, or is again. The same again changes nothing."""
+
+    findings: Annotated[tuple[Finding, ...], msgspec.Meta(min_length=1, max_length=MOST_FINDINGS)]
+
+
+class FindingsTaken(msgspec.Struct, frozen=True):
+    """``unwanted`` are targets of which the agent need not look at that version any more."""
+
+    unwanted: tuple[str, ...] = ()
+
+
 class SignedReport(msgspec.Struct, frozen=True):
     """A ``JobReport`` as the JSON bytes that were signed; ``signature`` is Ed25519 over REPORT_CONTEXT + payload."""
 

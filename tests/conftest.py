@@ -23,11 +23,17 @@ hypothesis.settings.register_profile("certctl", deadline=None)  # no test is fai
 hypothesis.settings.load_profile("certctl")
 
 
+FIRST = ("journeys/test_soak.py", "journeys/crash/test_matrix.py", "journeys/targets/test_chapters.py")
+"""What takes minutes and waits more than it computes: begun first, it ends before the rest does."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in ``tests/journeys``."""
+    """Mark what lies in ``tests/journeys``; begin with what takes longest."""
     for item in items:
         if item.path.is_relative_to(JOURNEYS):
             item.add_marker(pytest.mark.journey)
+    places = {JOURNEYS.parent / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

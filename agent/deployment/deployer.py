@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment.commands import HostRunner
 from agent.deployment.group import Group
+from agent.deployment.inspection import at_paths, at_place, finding
+from agent.deployment.installed import Installations, Installed
 from agent.deployment.journal import Journal, JournalFolder
 from agent.deployment.member import Member, Tools
 from agent.deployment.outcome import DeploymentOutcome, Progress
@@ -28,7 +30,7 @@ from connectors.targets.base import Probe, RemoteTarget, Runner, ServiceCommands
 from core.crash import crash_point
 from core.errors import CertctlError, Transient
 from core.secret import Secret
-from core.wire import DeploymentItem, Failure, TrialItem, TrialReport
+from core.wire import DeploymentItem, Failure, Finding, TrialItem, TrialReport
 
 in_thread = trio.to_thread.run_sync
 
@@ -76,6 +78,7 @@ class Deployer:
         self._services: defaultdict[tuple[str, str], _Service] = defaultdict(_Service)
         self._slots = trio.CapacityLimiter(parallel)
         self._remote = Remote(state_dir / "journal-remote", probe)
+        self.installations = Installations(state_dir / "installed")
         self._places: defaultdict[tuple[str, str, str], trio.Lock] = defaultdict(trio.Lock)
 
     @property
@@ -89,6 +92,12 @@ class Deployer:
 
     async def deploy(self, item: DeploymentItem, private_key_pem: Secret[bytes]) -> DeploymentOutcome:
         """Install one version in one target and prove that it is served; the outcome says how it went."""
+        outcome = await self._deploy(item, private_key_pem)
+        if outcome.failure is None:
+            await self.installations.keep(item)
+        return outcome
+
+    async def _deploy(self, item: DeploymentItem, private_key_pem: Secret[bytes]) -> DeploymentOutcome:
         progress = Progress()
         try:
             prepared = self._prepare(item, private_key_pem, progress)
@@ -109,6 +118,22 @@ class Deployer:
         except CertctlError as error:
             failure = Failure(progress.current, error.detail, isinstance(error, Transient))
         return TrialReport(tuple(progress.steps), failure)
+
+    async def inspect(self, installed: Installed, private_key_pem: Secret[bytes]) -> Finding | None:
+        """Look again at what was installed; None while its target is being changed. Raises why it cannot be looked at.
+
+        Nothing is held while the server is asked: a finding that a deployment overtakes is about an earlier version.
+        """
+        prepared = self._prepare(installed.item, private_key_pem, Progress())
+        if isinstance(prepared, PreparedDelivery):
+            async with self._places[prepared.place], self._slots:
+                stand = await at_place(prepared)
+        else:
+            async with self._services[installed.item.target_type, prepared.service.name].lock, self._slots:
+                if await in_thread(self._tools.journals.read, installed.item.target_id) is not None:
+                    return None
+                stand = await in_thread(at_paths, prepared, self._tools.journals)
+        return await finding(prepared, stand, installed.told, self._tools.probe)
 
     async def _try_out(self, item: TrialItem, progress: Progress) -> None:
         prepared = self._prepare(*stand_in(item), progress)

@@ -8,7 +8,7 @@ journal in every layout, as often as it is tried. Everything here is synchronous
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,13 @@ from core.errors import Misconfigured
 from core.secret import Secret
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """A configured path that is not as it shall be: nothing is there (``missing``), or something else."""
+
+    missing: bool
+    words: str
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """What stood at the configured paths, and what shall. ``previous`` is the version that holds the former already."""
 
@@ -41,7 +48,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     contents: tuple[Secret[bytes], ...]
     wanted: tuple[Attributes, ...]
     previous: int | None
-    complete: bool
+    differences: tuple[Difference, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Say whether everything is as it shall be."""
+        return not self.differences
 
     @property
     def anything(self) -> bool:
@@ -68,8 +80,8 @@ class Installation:
             contents = tuple(_content(file.spec, found) for file, found in zip(self._files, existing, strict=True))
             wanted = tuple(_wanted(file.spec, found) for file, found in zip(self._files, existing, strict=True))
             previous = self._previous(existing)
-            complete = self._is_complete(existing, contents, wanted)
-            return Snapshot(existing, contents, wanted, previous, complete)
+            differences = tuple(self._differences(existing, contents, wanted))
+            return Snapshot(existing, contents, wanted, previous, differences)
 
     def stage(self, snapshot: Snapshot) -> None:
         """Write the new version, unpublished."""
@@ -130,17 +142,21 @@ class Installation:
                 return None
         return current
 
-    def _is_complete(
+    def _differences(
         self, existing: Sequence[Existing], contents: Sequence[Secret[bytes]], wanted: Sequence[Attributes]
-    ) -> bool:
+    ) -> Iterator[Difference]:
         for file, found, content, attributes in zip(self._files, existing, contents, wanted, strict=True):
-            if found.content != content or not attributes.fits(found.attributes):
-                return False
-            link = self.store.link_target(file.path, file.spec.role)
             linked = _is_linked(self._prepared.config.layout, file.spec.role)
-            if (found.kind, found.link) != (("link", link) if linked else ("file", "")):
-                return False
-        return True
+            link = self.store.link_target(file.path, file.spec.role)
+            if found.content is None:
+                yield Difference(missing=True, words=f"{file.path} is gone")
+            elif found.content != content:
+                yield Difference(missing=False, words=f"{file.path} holds something else")
+            elif not attributes.fits(found.attributes):
+                yield Difference(missing=False, words=f"{file.path} has another owner, mode or context")
+            elif (found.kind, found.link) != (("link", link) if linked else ("file", "")):
+                kind = "the link" if linked else "the plain file"
+                yield Difference(missing=False, words=f"{file.path} is not {kind} that was installed any more")
 
     def _adoptable(self, snapshot: Snapshot) -> list[tuple[Role, Secret[bytes], Attributes]]:
         return [

@@ -16,11 +16,10 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from agent.deployment import service
-from agent.deployment.files import make_folder, remove
 from agent.deployment.material import read_material
 from agent.deployment.outcome import DeploymentOutcome, Progress
 from agent.deployment.prepare import Endpoint, check_target, endpoint_of, opened
-from agent.files import explained, write_private
+from agent.deployment.records import Records
 from agent.policy import HostPolicy
 from connectors.targets import registry
 from connectors.targets.base import (
@@ -89,46 +88,12 @@ def _known(
     return connector, config, policy.service(item.target_type, config.service)
 
 
-class RemoteJournals:
-    """The journals of this agent's deliveries, each a file of its own; synchronous."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def targets(self) -> list[str]:
-        """Return the targets whose last delivery was interrupted."""
-        with explained("reading the undo journals"):
-            return sorted(path.stem for path in self._folder.glob("[!.]*.json"))
-
-    def write(self, journal: RemoteJournal) -> None:
-        """Store a journal durably, readable for the agent alone."""
-        with explained("writing the undo journal"):
-            make_folder(self._folder, 0o700)
-        write_private(self._path(journal.item.target_id), msgspec.json.encode(journal))
-
-    def read(self, target_id: str) -> RemoteJournal | None:
-        """Return a target's journal, None when its last delivery was finished."""
-        path = self._path(target_id)
-        try:
-            with explained("reading the undo journal"):
-                return msgspec.json.decode(path.read_bytes(), type=RemoteJournal) if path.exists() else None
-        except msgspec.DecodeError as error:
-            raise Misconfigured(f"the undo journal {path} is damaged; look at the target, then delete it") from error
-
-    def delete(self, target_id: str) -> None:
-        """Forget a delivery that has proved itself or was undone."""
-        with explained("removing the undo journal"):
-            remove(self._path(target_id))
-
-    def _path(self, target_id: str) -> Path:
-        return self._folder / f"{target_id}.json"
-
-
 class Remote:
     """Makes one delivery at a time to one place; the caller sees to that."""
 
     def __init__(self, folder: Path, probe: Probe) -> None:
-        self.journals = RemoteJournals(folder)
+        remedy = "look at the target, then delete it"
+        self.journals = Records(folder, RemoteJournal, "undo journal", remedy)
         self._probe = probe
 
     async def deliver(self, prepared: PreparedDelivery, progress: Progress) -> DeploymentOutcome:
@@ -151,7 +116,7 @@ class Remote:
         with progress.doing("staged"):
             await place.stage()
         journal = RemoteJournal(prepared.item, before.reveal())
-        await in_thread(self.journals.write, journal)
+        await in_thread(self.journals.write, journal.item.target_id, journal)
         crash_point("deploy.journaled")
         try:
             await self._publish(place, prepared, progress)

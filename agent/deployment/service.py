@@ -30,6 +30,7 @@ SETTLE_S = 0.11
 nginx lets its old workers accept for a tenth of a second beside the new ones; only then is the old certificate gone.
 """
 
+_LOOK_S = 3.0
 _SHORTEST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.25
 _MAX_OUTPUT = 600
@@ -106,6 +107,16 @@ async def is_served(endpoint: Endpoint, fingerprint: str, probe: Probe) -> bool:
     patience = min(endpoint.timeout_s, 3 * SETTLE_S)
     done, _ = await _watch(endpoint, probe, lambda sight: sight.shows(fingerprint), patience, settle_s=0)
     return done
+
+
+async def seen_now(endpoint: Endpoint, fingerprint: str, probe: Probe) -> tuple[str, str]:
+    """Return what is served, empty when nothing answers, and what is wrong with it unless it is ``fingerprint``.
+
+    Something else is told only when it stays for a while: a reload may have just been.
+    """
+    patience = min(endpoint.timeout_s, _LOOK_S)
+    done, seen = await _watch(endpoint, probe, lambda sight: sight.shows(fingerprint), patience, settle_s=0)
+    return (fingerprint, "") if done else (seen.fingerprint, seen.shortcoming or seen.words)
 
 
 async def served_now(endpoint: Endpoint, probe: Probe) -> str:
@@ -193,5 +204,5 @@ def _write_trial(scratch: Path, check: StagedCheck) -> None:
 
 
 def _said(output: str) -> str:
-    text = " ".join(output.split())
+    text = " ".join(output.split()).replace("\0", "\ufffd")
     return text[-_MAX_OUTPUT:] or "(it printed nothing)"

@@ -91,7 +91,9 @@ def _why(part: Holder | Binding) -> str:
 def _binding(session: Session, names: Names, bound: Binding, versions: list[Version]) -> tuple[Value, ...]:
     since = relative(bound.served_at, session.now) if bound.served_at else ""
     older = next((f"generation {v.generation}" for v in versions if v.id == bound.served_version_id), "an older one")
-    if bound.is_served:
+    if bound.drift:
+        state = Cell(bound.drift, "bad" if bound.drift == "served differs" else "warn")
+    elif bound.is_served:
         state = Cell("served", "good")
     elif bound.served_version_id:
         state = Cell(f"serves {older}", "warn")

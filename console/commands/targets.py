@@ -17,6 +17,7 @@ from console.follow import Deadline
 from console.listing import Column, fetch, show
 from console.lookup import AGENT, Names, find, find_target
 from console.model import Target, Trial
+from console.render import Cell
 from console.session import Session, command, group
 from console.times import exact
 from core.errors import DeadlineExceeded, InvalidInput
@@ -31,16 +32,21 @@ def list_targets(
     session: Session,
     *,
     agent: Annotated[str, typer.Option("--agent", metavar="AGENT", help="Only those of this agent (id or name).")] = "",
+    drifted: Annotated[
+        bool, typer.Option("--drifted", help="Only where something is not as it was installed.")
+    ] = False,
 ) -> None:
     """List targets, newest first."""
     agent_id = find(session.client, AGENT, agent).value.id if agent else None
-    listing, names = fetch(session, path_of("targets"), {"agent_id": agent_id}), Names(session.client)
+    filters = {"agent_id": agent_id, "drifted": "true" if drifted else None}
+    listing, names = fetch(session, path_of("targets"), filters), Names(session.client)
     rows = [] if session.out.as_json else listing.rows(Target)
     names.resolve(AGENT, [row.agent_id for row in rows])
     columns = [
         Column("NAME", lambda row: row.name),
         Column("TYPE", lambda row: row.type),
         Column("AGENT", lambda row: names[row.agent_id]),
+        Column("DRIFT", lambda row: Cell(row.drift, "bad")),
         Column("CERTIFICATE FILE", lambda row: str(row.config.get("cert_path", ""))),
         Column("ID", lambda row: row.id),
     ]
@@ -64,6 +70,7 @@ def get(
             ("Type", found.type),
             ("Agent", f"{names[found.agent_id]} ({found.agent_id})"),
             ("Added", exact(found.created_at, session.now)),
+            ("Drift", Cell(found.drift, "bad")),
         ]
     )
     if found.last_test is not None:

@@ -12,6 +12,7 @@ from coordinator.access import service as access
 from coordinator.agents import retirement, service, store, tokens
 from coordinator.agents.polling import LONGEST_WAIT_S, Asked, Poll
 from coordinator.agents.retirement import Dependents, Preflight, Retirement
+from coordinator.bindings import drift as bindings_drift
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
@@ -34,6 +35,8 @@ from core.wire import (
     CSRSubmission,
     Enrolled,
     Enrollment,
+    Findings,
+    FindingsTaken,
     Nonce,
     Receipt,
     SignedReport,
@@ -245,6 +248,11 @@ async def trial_result(call: Call[TrialReport, NoQuery]) -> Receipt:
     return Receipt(await trials.take_report(call.ctx, call.actor, call.path["trial_id"], call.body, call.request_id))
 
 
+async def drift(call: Call[Findings, NoQuery]) -> FindingsTaken:
+    """Take what an agent found when it looked again at what it had installed."""
+    return FindingsTaken(await bindings_drift.take(call.ctx, call.actor, call.body.findings, call.request_id))
+
+
 _ONE = "/api/v1/agents/{agent_id}"
 _JOB = f"{_ONE}/jobs/{{job_id}}"
 _TOKENS = "/api/v1/enrollment-tokens"
@@ -364,6 +372,16 @@ ROUTES = [
         Receipt,
         request=TrialReport,
         errors=(NotFound, Gone),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/drift",
+        drift,
+        Access.AGENT,
+        "Report what was found of earlier installations",
+        FindingsTaken,
+        request=Findings,
+        errors=(Gone,),
     ),
     Route(
         "POST",

@@ -12,7 +12,8 @@ from coordinator.database.listing import Listing, Sort
 DEPLOYMENTS = Listing(
     """target_id AS id, target_id, targets.name AS target_name, type AS target_type, targets.agent_id,
       desired_version_id, desired.generation AS desired_generation, served_version_id,
-      served.generation AS served_generation, served.not_after AS served_until, served_at, failures, reason""",
+      served.generation AS served_generation, served.not_after AS served_until, served_at, drift, drift_since,
+      failures, reason""",
     """bindings JOIN targets ON targets.id = target_id
       LEFT JOIN certificate_versions AS desired ON desired.id = desired_version_id
       LEFT JOIN certificate_versions AS served ON served.id = served_version_id""",
@@ -230,7 +231,7 @@ async def set_version(
     )
     return await conn.fetch(
         """
-        UPDATE bindings SET desired_version_id = $3, failures = 0,
+        UPDATE bindings SET desired_version_id = $3, failures = 0, drift = '', drift_since = NULL,
           reason = CASE WHEN targets.enabled THEN 'deployment is queued' ELSE 'the target is switched off' END
         FROM targets WHERE targets.id = bindings.target_id AND certificate_id = $1 AND targets.agent_id = $2
         RETURNING certificate_id, target_id, agent_id, desired_version_id, enabled
@@ -246,6 +247,7 @@ async def set_served(conn: Connection, certificate_id: str, target_id: str, vers
     await conn.execute(
         """
         UPDATE bindings SET served_version_id = $3, served_at = now(), stored_version_id = NULL, failures = 0,
+          drift = '', drift_since = NULL,
           reason = CASE WHEN desired_version_id = $3 THEN '' ELSE reason END
         WHERE certificate_id = $1 AND target_id = $2
         """,
@@ -259,7 +261,7 @@ async def set_stored(conn: Connection, certificate_id: str, target_id: str, vers
     """Note that a version was read back at a target, and why nobody knows whether it is served."""
     await conn.execute(
         """
-        UPDATE bindings SET stored_version_id = $3, failures = 0,
+        UPDATE bindings SET stored_version_id = $3, failures = 0, drift = '', drift_since = NULL,
           reason = CASE WHEN desired_version_id = $3 THEN $4 ELSE reason END
         WHERE certificate_id = $1 AND target_id = $2
         """,
@@ -346,13 +348,16 @@ async def unissued_holders(conn: Connection, limit: int) -> list[Row]:
 
 
 async def unserved_bindings(conn: Connection, limit: int) -> list[Row]:
-    """Return bindings that want another version than they serve or hold and that no live job serves, locked."""
+    """Return bindings that want another version than they serve or hold and that no live job serves, locked.
+
+    What has drifted is looked at again by its agent, and repaired then or left as it is.
+    """
     return await conn.fetch(
         """
         SELECT bindings.certificate_id, bindings.target_id, targets.agent_id, desired_version_id
         FROM bindings JOIN targets ON targets.id = bindings.target_id
         WHERE desired_version_id IS NOT NULL AND desired_version_id IS DISTINCT FROM served_version_id
-          AND desired_version_id IS DISTINCT FROM stored_version_id AND targets.enabled AND NOT EXISTS (
+          AND desired_version_id IS DISTINCT FROM stored_version_id AND drift = '' AND targets.enabled AND NOT EXISTS (
           SELECT FROM jobs WHERE jobs.certificate_id = bindings.certificate_id AND jobs.target_id = bindings.target_id
             AND kind = 'deployment' AND state IN ('Pending', 'Running'))
         LIMIT $1 FOR UPDATE OF bindings SKIP LOCKED
@@ -366,7 +371,7 @@ async def bindings_of(conn: Connection, certificate_ids: Sequence[str]) -> list[
     return await conn.fetch(
         """
         SELECT certificate_id, target_id, targets.name AS target_name, targets.agent_id, desired_version_id,
-          served_version_id, served_at, failures, reason, failures > max_retries AS failing
+          served_version_id, served_at, drift, drift_since, failures, reason, failures > max_retries AS failing
         FROM bindings JOIN targets ON targets.id = bindings.target_id
         JOIN certificates ON certificates.id = certificate_id
         JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
@@ -413,7 +418,7 @@ async def forget_served(conn: Connection, target_id: str) -> None:
     await conn.execute(
         """
         UPDATE bindings SET served_version_id = NULL, served_at = NULL, stored_version_id = NULL, failures = 0,
-          reason = ''
+          drift = '', drift_since = NULL, reason = ''
         WHERE target_id = $1
         """,
         target_id,
@@ -425,7 +430,7 @@ async def set_desired(conn: Connection, target_id: str, version_id: str | None) 
     await conn.execute(
         """
         UPDATE bindings SET desired_version_id = $2, served_version_id = NULL, served_at = NULL,
-          stored_version_id = NULL, failures = 0,
+          stored_version_id = NULL, failures = 0, drift = '', drift_since = NULL,
           reason = 'waits for the key of its new agent'
         WHERE target_id = $1
         """,

@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 
 from coordinator.bindings import service as bindings
+from coordinator.bindings.drift import Drift
 from coordinator.certificates import service, store
 from coordinator.certificates.views import TimelineEntry, Version
 from coordinator.database.connection import Connection
@@ -22,7 +23,8 @@ from core.errors import NotFound
 class Deployment(msgspec.Struct):
     """A target that should serve the certificate: which version it should, which it was last seen to serve.
 
-    ``reason`` says why these differ; ``served_until`` is when what it serves ends.
+    ``reason`` says why these differ, or what has drifted; ``served_until`` is when what it serves ends. ``drift`` is
+    what the agent found when it looked again at what it had installed.
     """
 
     target_id: str
@@ -35,6 +37,8 @@ class Deployment(msgspec.Struct):
     served_generation: int | None
     served_until: datetime | None
     served_at: datetime | None
+    drift: Drift
+    drift_since: datetime | None
     failures: int
     reason: str
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from coordinator.bindings.drift import Drift
 from core.alerts import Alert, AlertRules
 
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
@@ -38,7 +39,10 @@ class Holder(msgspec.Struct):
 
 
 class Binding(msgspec.Struct):
-    """A target that should serve the certificate; ``reason`` says why it does not serve the desired version."""
+    """A target that should serve the certificate; ``reason`` says why it does not serve the desired version.
+
+    ``drift``: what the agent found when it looked again at what it had installed, empty when all is as it was.
+    """
 
     target_id: str
     target_name: str
@@ -46,6 +50,8 @@ class Binding(msgspec.Struct):
     desired_version_id: str | None
     served_version_id: str | None
     served_at: datetime | None
+    drift: Drift
+    drift_since: datetime | None
     failures: int
     failing: bool
     reason: str

@@ -55,7 +55,8 @@ _SHOWN = f"""{TABLE.reads},
     LEFT JOIN certificate_versions AS versions ON versions.id = holders.version_id
     WHERE holders.certificate_id = certificates.id) AS held)::text AS holders,
   (SELECT json_agg(bound ORDER BY target_id) FROM (
-    SELECT target_id, targets.name AS target_name, targets.agent_id, desired_version_id, served_version_id, served_at,
+    SELECT target_id, targets.name AS target_name, targets.agent_id, desired_version_id, served_version_id,
+      served_at, drift, drift_since,
       failures, failures > max_retries AS failing, reason
     FROM bindings JOIN targets ON targets.id = bindings.target_id
     JOIN renewal_policies ON renewal_policies.id = certificates.renewal_policy_id

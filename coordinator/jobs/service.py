@@ -281,6 +281,12 @@ async def deployments_in_hand(conn: Transaction, certificate_id: str, target_ids
     return {row["target_id"]: row["id"] for row in rows}
 
 
+async def deploying(conn: Transaction, certificate_id: str, target_id: str) -> bool:
+    """Say whether a deployment of a certificate to a target is live, and let it end only after this transaction."""
+    where = {"certificate_id": certificate_id, "target_id": target_id, "kind": JobKind.DEPLOYMENT}
+    return bool(await store.live(conn, where))
+
+
 async def expired_leases(conn: Transaction, limit: int) -> list[Row]:
     """Return deployments, locked, whose agent stopped extending their lease."""
     return await store.expired(conn, limit)

@@ -14,8 +14,9 @@ from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Stre
 from core.errors import Conflict, NotFound
 
 Status = Literal["pending", "failed", "sent", "dead"]
-Type = Literal["certificate_expiring", "certificate_failing", "approval_requested", "approval_rejected",
-               "approval_expired", "policy_violation", "agent_offline", "agent_online"]  # fmt: skip
+Type = Literal["certificate_expiring", "certificate_failing", "certificate_drifted",
+               "approval_requested", "approval_rejected", "approval_expired",
+               "policy_violation", "agent_offline", "agent_online"]  # fmt: skip
 
 
 class Notification(msgspec.Struct):

@@ -15,7 +15,8 @@ from coordinator.database.listing import Scope
 from coordinator.overview import store
 from coordinator.stats import service as stats
 
-Risk = Literal["expired", "revoked", "failing", "renewal is off", "agent is away", "not renewed yet", "not served"]
+Risk = Literal["expired", "revoked", "failing", "renewal is off", "agent is away", "not renewed yet", "not served",
+               "drifted"]  # fmt: skip
 
 
 class Stand(msgspec.Struct):
@@ -110,6 +111,8 @@ def reasons(status: Status, away: set[str]) -> list[Risk]:
         why.append("not renewed yet")
     if status.bindings and status.service not in {"served", "unknown"}:
         why.append("not served")
+    if any(binding.drift for binding in status.bindings):
+        why.append("drifted")
     return why
 
 

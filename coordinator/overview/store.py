@@ -99,6 +99,9 @@ async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetim
           (SELECT certificate_id FROM holders JOIN certificates ON certificates.id = certificate_id
            JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
            WHERE failures > 0 AND failures > max_retries AND NOT archived AND {seen} LIMIT {LOOKED_AT})
+          UNION ALL
+          (SELECT certificate_id FROM bindings JOIN certificates ON certificates.id = certificate_id
+           WHERE drift <> '' AND {seen} LIMIT {LOOKED_AT})
         ) ORDER BY expires_at, id LIMIT {MOST_AT_RISK}
         """,
         *values,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ from core.alerts import Severity
 
 Days = Annotated[int, msgspec.Meta(ge=0, le=3650)]
 Channels = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=20)]
+OnDrift = Literal["repair", "report"]
 
 
 class RenewalPolicyBody(Strict):
@@ -26,7 +27,8 @@ class RenewalPolicyBody(Strict):
     ``days_before`` counts when it is less than half of the lifetime; without it a third of the lifetime is left. After
     ``max_retries`` failures in a row the certificate is failing, and tried again at the longest pause. With
     ``agent_group_id`` only what agents of that group hold is renewed by itself. ``alert_severity_map`` goes from days
-    to the severity of thresholds up to there, ``alert_channels`` from severities to channels.
+    to the severity of thresholds up to there, ``alert_channels`` from severities to channels. ``on_drift`` is what
+    happens when an agent finds that an installation was changed behind its back: ``repair`` installs it again.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -41,6 +43,7 @@ class RenewalPolicyBody(Strict):
         default_factory=dict
     )
     agent_group_id: str | None = None
+    on_drift: OnDrift = "repair"
 
 
 class RenewalPolicy(msgspec.Struct):
@@ -57,6 +60,7 @@ class RenewalPolicy(msgspec.Struct):
     alert_channels: dict[str, list[str]]
     alert_severity_map: dict[str, str]
     agent_group_id: str | None
+    on_drift: OnDrift
     revision: int
     created_at: datetime
     updated_at: datetime

@@ -23,6 +23,7 @@ TABLE = Table(
         "alert_channels",
         "alert_severity_map",
         "agent_group_id",
+        "on_drift",
     ),
 )
 LISTING = Listing(

@@ -56,12 +56,16 @@ class Kept(Generic[T]):
 
 
 class CertificateNumbers(msgspec.Struct):
-    """Certificates that are not archived, by life and by service. ``failing``: retries are used up, up to 10,000."""
+    """Certificates that are not archived, by life and by service.
+
+    ``failing``: retries are used up. ``drifted``: some installation is not as it was left. Both up to 10,000.
+    """
 
     total: int
     life: dict[str, int]
     service: dict[str, int]
     failing: int
+    drifted: int
 
 
 class JobNumbers(msgspec.Struct):
@@ -103,7 +107,8 @@ async def certificates(conn: Connection, scope: Scope, now: datetime) -> Certifi
     for row in await store.standing(conn, scope, now):
         life[row["life"]] += row["number"]
         service[row["service"]] += row["number"]
-    return CertificateNumbers(sum(life.values()), life, service, min(MOST, await store.failing(conn, scope)))
+    failing, drifted = await store.failing(conn, scope), await store.drifted(conn, scope)
+    return CertificateNumbers(sum(life.values()), life, service, min(MOST, failing), min(MOST, drifted))
 
 
 async def jobs(conn: Connection, scope: Scope) -> JobNumbers:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from coordinator.bindings import changes
+from coordinator.bindings import changes, drift
+from coordinator.bindings.drift import Drift
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.targets import editing, store, trials, types
@@ -27,7 +28,8 @@ class Target(msgspec.Struct):
     """A place where a certificate is installed: the one it should serve is ``certificate_id``.
 
     Of a secret in ``config`` is only said that it is set. One that was removed has ``archived_at``.
-    ``last_test`` is the last deployment that was tried out there.
+    ``last_test`` is the last deployment that was tried out there, ``drift`` what its agent found when it looked again
+    at what it had installed; empty when all is as it was.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Target(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     last_test: Trial | None
+    drift: Drift
 
 
 class TargetQuery(PageQuery):
@@ -53,6 +56,7 @@ class TargetQuery(PageQuery):
     agent_id: str | None = None
     certificate_id: str | None = None
     bound: bool | None = None
+    drifted: bool | None = None
     enabled: bool | None = None
     archived: bool = False
     q: str | None = None
@@ -78,14 +82,15 @@ TargetPatch = patch_of(TargetBody)
 async def _shape(conn: Connection, rows: Sequence[Row]) -> list[Target]:
     bound = await changes.certificates_of(conn, [row["id"] for row in rows])
     tested = await trials.last_of(conn, [row["id"] for row in rows])
-    return [_target(row, bound.get(row["id"]), tested.get(row["id"])) for row in rows]
+    drifted = await drift.drifted(conn, [row["id"] for row in rows])
+    return [_target(row, bound.get(row["id"]), tested.get(row["id"]), drifted.get(row["id"], "")) for row in rows]
 
 
-def _target(row: Row, certificate_id: str | None, last_test: Trial | None) -> Target:
-    own = {"config", "certificate_id", "last_test"}
+def _target(row: Row, certificate_id: str | None, last_test: Trial | None, drift: Drift) -> Target:
+    own = {"config", "certificate_id", "last_test", "drift"}
     fields = {name: row[name] for name in Target.__struct_fields__ if name not in own}
     config = marking.shown(row["config"], row["sealed"])
-    return Target(**fields, config=config, certificate_id=certificate_id, last_test=last_test)
+    return Target(**fields, config=config, certificate_id=certificate_id, last_test=last_test, drift=drift)
 
 
 async def _one(conn: Connection, target_id: str) -> Target:

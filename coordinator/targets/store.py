@@ -24,6 +24,7 @@ LISTING = Listing(
         "enabled": "enabled = {}",
         "archived": "(archived_at IS NOT NULL) = {}",
         "bound": f"{_BOUND.format('')} = {{}}",
+        "drifted": _BOUND.format(" AND drift <> ''") + " = {}",
         "certificate_id": _BOUND.format(" AND certificate_id = {}"),
         "q": "strpos(lower(concat_ws(' ', id, name, config::text)), lower({})) > 0",
     },

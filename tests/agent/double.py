@@ -34,6 +34,9 @@ from core.wire import (
     DeploymentItem,
     Enrolled,
     Enrollment,
+    Finding,
+    Findings,
+    FindingsTaken,
     IssuanceItem,
     JobReport,
     Nonce,
@@ -53,6 +56,7 @@ _ROUTES = {
     ("GET", r"/api/v1/agents/(ag-[a-z0-9]+)/work"): "work",
     ("POST", r"/api/v1/agents/(ag-[a-z0-9]+)/jobs/([^/]+)/csr"): "csr",
     ("POST", r"/api/v1/agents/(ag-[a-z0-9]+)/jobs/([^/]+)/result"): "result",
+    ("POST", r"/api/v1/agents/(ag-[a-z0-9]+)/drift"): "drift",
     ("GET", r"/api/v1/server-root"): "root",
 }
 
@@ -101,6 +105,8 @@ class Double:
         self.signed: list[tuple[bytes, str]] = []
         self.answer_state: str = "issued"
         self.audit_head: AuditHead | None = None
+        self.findings: list[Finding] = []
+        self.unwanted: tuple[str, ...] = ()
         self._items: list[IssuanceItem | DeploymentItem] = []
         self._changed = trio.Event()
         self._nonces: set[bytes] = set()
@@ -189,7 +195,7 @@ class Double:
                 await reply.after.wait()
             return reply
         handler: Callable[[Asked], Awaitable[Any]] = getattr(self, f"_on_{asked.route}")
-        if asked.route in {"work", "csr", "result"}:
+        if asked.route in {"work", "csr", "result", "drift"}:
             token = asked.headers.get("authorization", "").removeprefix("Bearer ")
             if token not in self.sessions:
                 return problem(401, "unauthenticated")
@@ -242,6 +248,10 @@ class Double:
         assert (report.agent_id, report.job_id) == asked.parts
         self.reports.append(report)
         return Receipt("Completed")
+
+    async def _on_drift(self, asked: Asked) -> FindingsTaken:
+        self.findings += asked.read(Findings).findings
+        return FindingsTaken(self.unwanted)
 
     async def _on_root(self, asked: Asked) -> Reply:
         return Reply(body=self.root_pem)

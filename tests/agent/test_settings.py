@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def test_defaults() -> None:
         key_dir=Path("/var/lib/certctl-agent/keys"),
         listen=("127.0.0.1", 9465),
         max_parallel=4,
+        drift_interval=timedelta(hours=1),
         config_path=None,
         log_level="info",
         log_format="",

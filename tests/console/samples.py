@@ -50,6 +50,7 @@ def target(**other: Any) -> dict[str, Any]:
         "created_at": at(days=-8),
         "updated_at": at(days=-8),
         "last_test": None,
+        "drift": "",
         **other,
     }
 
@@ -81,6 +82,8 @@ def binding(**other: Any) -> dict[str, Any]:
         "desired_version_id": "cv-2",
         "served_version_id": "cv-2",
         "served_at": at(minutes=-5),
+        "drift": "",
+        "drift_since": None,
         "failures": 0,
         "failing": False,
         "reason": "",
@@ -372,6 +375,7 @@ OVERVIEW: dict[str, Any] = {
         "life": {"pending": 0, "valid": 1, "due": 0, "expired": 1, "revoked": 0},
         "service": {"served": 1, "partly": 0, "outdated": 0, "not served": 1, "unknown": 0},
         "failing": 1,
+        "drifted": 1,
     },
     "agents": {"total": 2, "online": 1, "offline": 1},
     "approvals_pending": 0,

@@ -142,7 +142,7 @@ def test_status_counts_and_lists_what_needs_a_hand(certctl: Certctl, double: Dou
     double.on("GET", "/api/v1/horizon", samples.HORIZON)
     double.on("GET", "/api/v1/agents", page([samples.agent(id="ag-2", name="edge-2", online=False)]))
     shown = certctl("status").stdout
-    assert "2: 1 valid, 1 expired, 1 served, 1 not served, 1 failing" in shown
+    assert "2: 1 valid, 1 expired, 1 served, 1 not served, 1 failing, 1 drifted" in shown
     assert "2: 1 online, 1 away" in shown
     assert "expired, not served" in shown
     assert "the agent is away" in shown
@@ -150,6 +150,21 @@ def test_status_counts_and_lists_what_needs_a_hand(certctl: Certctl, double: Dou
     document = json.loads(certctl("status", "--json").stdout)
     assert document["certificates"]["life"]["expired"] == 1
     assert document["user"] == "admin"
+
+
+def test_what_has_drifted_is_listed_and_shown_where_people_look(certctl: Certctl, double: Double) -> None:
+    target = samples.target(drift="missing")
+    double.on("GET", "/api/v1/targets", page([target]))
+    double.on("GET", "/api/v1/targets/tgt-web", target)
+    assert "missing" in certctl("targets", "list", "--drifted").stdout
+    assert double.asked[0].query["drifted"] == "true"
+    assert "missing" in certctl("targets", "get", "tgt-web").stdout
+    bound = samples.binding(drift="served differs", reason="served differs: 127.0.0.1:443 serves another")
+    double.on("GET", "/api/v1/certificates/mc-api", samples.certificate(status=samples.status(bindings=[bound])))
+    double.on("GET", "/api/v1/certificates/mc-api/versions", page([samples.version()]))
+    shown = certctl("certificates", "get", "mc-api").stdout
+    assert "served differs" in shown
+    assert "127.0.0.1:443 serves another" in shown
 
 
 def test_search_shows_what_was_found(certctl: Certctl, double: Double) -> None:

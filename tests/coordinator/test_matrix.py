@@ -162,8 +162,10 @@ async def test_an_agent_does_its_own_work_and_nobody_elses(estate: Estate) -> No
     item = await other.item()
     submission = msgspec.to_builtins(wire.CSRSubmission(item.lease_epoch, csr_for(item)))
     report = await _signed(own, item)
-    trial = await estate.world.post(f"/api/v1/targets/{await estate.world.target(other, 'tried')}/test")
-    bodies = {"csr": submission, "result": report}
+    target_id = await estate.world.target(other, "tried")
+    trial = await estate.world.post(f"/api/v1/targets/{target_id}/test")
+    findings = wire.Findings((wire.Finding(target_id, "cv-1", "missing", "it is gone"),))
+    bodies = {"csr": submission, "result": report, "drift": msgspec.to_builtins(findings)}
     routes = [route for route in ROUTES if route.access is Access.AGENT]
     for route in routes:
         for agent_id, expected in ((own.id, 404), (other.id, 403)):
@@ -174,7 +176,7 @@ async def test_an_agent_does_its_own_work_and_nobody_elses(estate: Estate) -> No
             response = await estate.world.http.request(
                 route.method, path, headers=bearer(own.token), json=body, params=query
             )
-            wanted = 200 if expected == 404 and route.path.endswith("/work") else expected
+            wanted = 200 if expected == 404 and route.path.endswith(("/work", "/drift")) else expected
             assert response.status_code == wanted, f"{route.path}: {response.status_code} {response.text}"
     done(await other.submit(item, csr_for(item)))  # it was not taken away from whom it is for
 

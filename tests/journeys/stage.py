@@ -119,7 +119,11 @@ class Journey:
             ended = all(job["state"] in {"Completed", "Failed", "Cancelled"} for job in live)
             return bool(found["service"] == "served" and ended)
 
-        wait_until(f"{certificate_id} is known to be served", done, deadline_s)
+        try:
+            wait_until(f"{certificate_id} is known to be served", done, deadline_s)
+        except TimeoutError as error:
+            error.add_note(f"its status: {self.api.get(path)['status']}")
+            raise
         certificate: dict[str, Any] = self.api.get(path)
         return certificate
 

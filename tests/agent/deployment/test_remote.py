@@ -13,7 +13,8 @@ import trio
 
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
-from agent.deployment.remote import RemoteJournal, RemoteJournals
+from agent.deployment.records import Records
+from agent.deployment.remote import RemoteJournal
 from agent.policy import load_policy
 from connectors.probes import tls
 from connectors.probes.tls import Observation
@@ -222,14 +223,29 @@ async def test_the_host_names_the_cluster(place: Place) -> None:
     assert "this host takes no targets of type 'kubernetes'" in refused.failure.cause
 
 
+async def test_what_somebody_else_wrote_into_the_secret_is_found(place: Place) -> None:
+    issued = place.authority.issue()
+    assert (await place.deploy(issued)).outcome == "stored"
+    deployer = place.deployer()
+    installed = await deployer.installations.read("tgt-web")
+    assert installed is not None
+    found = await deployer.inspect(installed, issued.secret)
+    assert found is not None
+    assert found.state == "in place"
+    await place.deploy(place.authority.issue(), target_id="tgt-other")
+    found = await deployer.inspect(installed, issued.secret)
+    assert found is not None
+    assert (found.state, found.served_fingerprint) == ("changed", "")
+
+
 async def test_a_delivery_that_is_forgotten_stays_so_after_a_power_cut(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its undo would otherwise come back at the next start, and with it the certificate of before."""
     (tmp_path / "state").mkdir()
-    journals = RemoteJournals(tmp_path / "state" / "journal-remote")
+    journals = Records(tmp_path / "state" / "journal-remote", RemoteJournal, "undo journal", "")
     item = authority.issue().item({})
-    journals.write(RemoteJournal(item, b"before"))
+    journals.write(item.target_id, RemoteJournal(item, b"before"))
     with recorded(tmp_path / "state", monkeypatch) as disk:
         journals.delete(item.target_id)
         disk.mark("forgotten")

@@ -63,7 +63,7 @@ class Lane:
         self.wait("the coordinator is ready", self.is_ready)
         self.api = self.coordinator.api()
         token = self.patiently(lambda: str(self.api.post("/api/v1/enrollment-tokens", {})["token"]))
-        extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token}
+        extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token, "CERTCTL_DRIFT_INTERVAL": "0s"}
         self.agent = Agent("edge", self._stage.folder / "agent", self.coordinator, self.sites.policy(), extra)
         self._stage.keep(self.agent.process)
         self._begin(self.agent.process, point if program == "agent" else "")

@@ -14,7 +14,7 @@ ROADS: tuple[Road, ...] = ("first", "renewal", "undo")
 LAYOUTS = ("current", "combined", "separate")
 
 AGAIN: dict[tuple[str, str], dict[str, int]] = {
-    ("file.staged", "current"): {"first": 6, "renewal": 3, "undo": 3},
+    ("file.staged", "current"): {"first": 7, "renewal": 4, "undo": 4},
     ("start.file_staged", "current"): {"first": 4},
     ("deploy.beside", "current"): {"undo": 2},
     ("deploy.beside", "combined"): {"first": 2, "renewal": 2, "undo": 4},

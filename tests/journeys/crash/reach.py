@@ -46,6 +46,7 @@ UNREACHED = (
         "nothing is changed before it is there",
         ("first",),
     ),
+    Unreached(("drift.found", "drift.told"), "nothing is installed that could be changed", ("first",)),
     Unreached(("certificate.renewal_*",), "no renewal is asked for", ("first",)),
     Unreached(("notification.queued",), "nothing ends before it was issued", ("first",)),
     Unreached(("certificate.life_told",), "nothing has a life to be told of before it was issued", ("first",)),

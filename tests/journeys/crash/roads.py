@@ -235,6 +235,22 @@ def sent_again(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> N
     subject.ask()
 
 
+def drifted(lane: Lane, program: Program, cell: Cell, subject: Subject) -> None:
+    """What is installed was changed while the agent was away, which looks at it when it starts."""
+    lane.rest(lane.agent.process)
+    subject.drift()
+    lane.agent.process.set_variable("CERTCTL_DRIFT_INTERVAL", "1s")
+    lane.arm(process(lane, program), cell.armed)
+    if program == "coordinator":
+        lane.wake(lane.agent.process)
+    lane.wait("a death over it", lambda: lane.deaths == 1)
+    lane.wait("it is told", lambda: subject.drifts_told() == subject.drifted)
+    lane.rest(lane.agent.process)
+    lane.agent.process.set_variable("CERTCTL_DRIFT_INTERVAL", "0s")
+    lane.wake(lane.agent.process)
+    subject.ask()
+
+
 def refused(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     """The first CSR is refused, because the issuer is switched off; the next job wants a new key."""
     failed = subject.jobs("kind = 'issuance' AND state = 'Failed'")
@@ -303,10 +319,14 @@ STAGINGS: dict[str, Staging] = {
     "certificate.archived": changed,
     "certificate.revoked": revoked,
     "certificate.deployment_requested": sent_again,
+    "drift.found": drifted,
+    "drift.told": drifted,
 }
 """By the first pattern that a point fits; every other point is on the way."""
 
 NOT_BROUGHT_ABOUT = {
+    ("drift.found", "first"),
+    ("drift.told", "first"),
     ("notification.queued", "first"),
     ("renewal.queued", "first"),
     ("certificate.life_told", "first"),

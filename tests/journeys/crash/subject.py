@@ -31,7 +31,7 @@ class Subject:
         self.name = f"s{number}.example.test"
         self.certificate_id, self.target_id = f"mc-s{number}", f"tgt-s{number}"
         self.created, self.renewals, self.due, self.changes, self.archived = 0, 0, 0, 0, 0
-        self.revoked, self.sent = 0, 0
+        self.revoked, self.sent, self.drifted = 0, 0, 0
         self.placeholder = lane.sites.add(self.name, layout)
         self.folder = lane.sites.sites[self.name].folder
         self.cert, self.key = lane.sites.sites[self.name].cert_path, lane.sites.sites[self.name].key_path
@@ -102,6 +102,21 @@ class Subject:
         self.sent += 1
         path = f"/api/v1/certificates/{self.certificate_id}/deploy"
         self.lane.patiently(lambda: str(self.lane.api.post(path)["job_ids"]))
+
+    def drift(self) -> None:
+        """Let everybody read its key, behind the agent's back; what else is installed the agent has forgotten."""
+        self.drifted += 1
+        for record in (self.lane.agent.state_dir / "installed").glob("*.json"):
+            if record.stem != self.target_id:
+                record.unlink()
+        self.key.chmod(0o644)
+
+    def drifts_told(self) -> int:
+        """Return how often it was told that something is not as it was installed."""
+        statement = (
+            "SELECT count(*) AS value FROM audit_events WHERE resource_id = $1 AND action = 'certificate.drifted'"
+        )
+        return int(str(self.lane.value(statement, self.certificate_id)))
 
     def fall_due(self) -> None:
         """Let time pass for its renewal."""

@@ -102,6 +102,7 @@ def _trail(subject: Subject) -> list[str]:
         "certificate.archived": subject.archived,
         "certificate.revoked": subject.revoked,
         "certificate.deployment_requested": subject.sent,
+        "certificate.drifted": subject.drifted,
         "certificate.csr_accepted": done["issuance.Completed"],
         "certificate.issued": subject.requests,
         "issuance.failed": done["issuance.Failed"],
