@@ -36,12 +36,14 @@ _OUTDATED = {
 """What Paramiko offers by default, or did in earlier versions, and nobody should."""
 _KEY_TYPES = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_SUDO = ("sudo", "-n")
 _ABSENT, _NO_FILE = 44, 45
 
 _READ = (
     f'if [ -L "$1" ]; then exit {_NO_FILE}; elif [ ! -e "$1" ]; then exit {_ABSENT}; '
     f'elif [ ! -f "$1" ]; then exit {_NO_FILE}; fi; stat -c "%a %u %g" "$1" && exec cat "$1"'
 )
+_REAL = f'cd "$1" 2> /dev/null || exit {_ABSENT}; exec pwd -P'
 _WRITE = (
     'umask 077; rm -f "$1" && set -C && cat > "$1" && if [ "$3" != -1:-1 ]; then chown "$3" "$1"; fi '
     '&& chmod "$2" "$1" && sync "$1"'
@@ -130,7 +132,7 @@ class Session:
     def files(self) -> Files:
         """Return the host's files: by SFTP, or by a shell where there is no SFTP or root is needed."""
         if self.login.facts.sudo:
-            return ShellFiles(self, ("sudo", "-n"))
+            return ShellFiles(self, _SUDO)
         try:
             sftp = self._client.open_sftp()
         except (paramiko.SSHException, EOFError):
@@ -299,9 +301,10 @@ class ShellFiles:
 
     def real(self, folder: str) -> str:
         """See ``Files``."""
-        status, out, _ = self._sh('cd "$1" && pwd -P', folder)
-        if status:
+        status, out, said = self._sh(_REAL, folder)
+        if status == _ABSENT:
             raise _no_folder(folder, self._session.login)
+        self._check(status, folder, said)
         return out.decode(errors="surrogateescape").removesuffix("\n")
 
     def _sh(self, script: str, *words: str, stdin: bytes = b"") -> tuple[int, bytes, str]:

@@ -323,6 +323,19 @@ async def test_with_sudo_files_get_an_owner(far: Far) -> None:
     assert (far.world.key.stat().st_gid, stat.S_IMODE(far.world.key.stat().st_mode)) == (1, 0o640)
 
 
+@pytest.mark.parametrize("sudo, said", [("no-sudo-here", "no-sudo-here"), ("false", "the shell ended with 1")])
+async def test_what_keeps_sudo_from_working_is_told(
+    far: Far, sudo: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.ssh._SUDO", (sudo, "-n"))
+    far.policy(sudo="true")
+    outcome = await far.deploy(far.authority.issue())
+    assert outcome.failure is not None
+    assert outcome.failure.step == "looked"
+    assert said in outcome.failure.cause
+    assert "there is no folder" not in outcome.failure.cause
+
+
 async def test_a_probe_without_a_host_looks_at_the_targets_own() -> None:
     config = {"service": "far", "host": "web-7.example.test", "cert_path": "/a/c", "key_path": "/a/k"}
     decoded: Any = registry.decode_config("ssh", {**config, "probe": {"port": 8443}})
