@@ -61,7 +61,7 @@ wheel: .venv/.ready-dev ## Build the wheel into dist/
 
 .PHONY: agent-binary
 agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/, for hosts like this one (system, processor, C library)
-	@$(no_home) $(SYNC) --inexact --extra all --group binary
+	@$(no_home) $(SYNC) --inexact --extra all --extra jks --group binary
 	@$(PY) installers/agent_binary.py
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ clean: ## Remove the environment, caches and builds
 
 # What develops it, exactly: an import that the lock does not provide fails here and not at a user's.
 .venv/.ready-dev: pyproject.toml uv.lock .venv/.where
-	@$(no_home) $(SYNC) --extra all
+	@$(no_home) $(SYNC) --extra all --extra jks
 	@touch $@ .venv/.ready-run
 
 .PHONY: debian-packages

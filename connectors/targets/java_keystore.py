@@ -7,8 +7,7 @@ There is no trial of the staged keystore. JCEKS, BCFKS and keystores in hardware
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,7 +107,7 @@ def _is_ascii(password: Secret[str]) -> bool:
 
 def _changed(config: JavaKeystoreConfig, entry: Entry, existing: bytes | None) -> bytes:
     # The parsers come with the agent; a coordinator knows this type without them.
-    from connectors.keystores import jks, pkcs12  # noqa: PLC0415 - see above
+    from connectors.keystores import pkcs12  # noqa: PLC0415 - see above
 
     if existing is None and not config.create_keystore:
         raise KeystoreError("does not exist, and create_keystore is false; make it with keytool, or set it to true")
@@ -118,6 +117,15 @@ def _changed(config: JavaKeystoreConfig, entry: Entry, existing: bytes | None) -
             f"is of type {found}; set keystore_type to that, or convert it with keytool -importkeystore"
         )
     if config.keystore_type == "JKS":
-        key_password = config.key_password or config.keystore_password
-        return jks.put(existing, entry, config.keystore_password, key_password, int(time.time() * 1000))
+        return _jks()(existing, entry, config.keystore_password, config.key_password or config.keystore_password)
     return pkcs12.put(existing, entry, pkcs12.Protection(config.keystore_password, config.encryption == "legacy"))
+
+
+def _jks() -> Callable[[bytes | None, Entry, Secret[str], Secret[str]], bytes]:
+    """Return what changes JKS keystores; its library is an extra, since it needs a C compiler where it is installed."""
+    try:
+        from connectors.keystores.jks import put  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        remedy = "run: pip install 'certctl[jks]' (it needs a C compiler), or convert it to PKCS12"
+        raise KeystoreError(f"is of type JKS, for which a library is not installed; {remedy}") from error
+    return put

@@ -34,7 +34,7 @@ def prints(of: Entry) -> list[str]:
 
 
 def put_jks(content: bytes | None, of: Entry, password: Secret[str] = SECRET) -> bytes:
-    return jks.put(content, of, password, password, 1_700_000_000_000)
+    return jks.put(content, of, password, password)
 
 
 def put_pkcs12(content: bytes | None, of: Entry, password: Secret[str] = SECRET) -> bytes:

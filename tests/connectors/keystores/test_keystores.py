@@ -62,10 +62,10 @@ def test_what_is_damaged_is_refused(kind: str, put: Put) -> None:
 
 def test_a_key_with_another_password_is_replaced() -> None:
     made = entry()
-    content = jks.put(None, made, SECRET, Secret("another"), 1)
-    changed = jks.put(content, made, SECRET, Secret("a third"), 1)
+    content = jks.put(None, made, SECRET, Secret("another"))
+    changed = jks.put(content, made, SECRET, Secret("a third"))
     assert changed != content
-    assert jks.put(changed, made, SECRET, Secret("a third"), 2) is changed
+    assert jks.put(changed, made, SECRET, Secret("a third")) is changed
 
 
 @pytest.mark.parametrize("legacy", [False, True])

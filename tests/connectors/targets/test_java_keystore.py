@@ -136,9 +136,17 @@ async def test_only_the_host_knows_its_commands(tmp_path: Path) -> None:
     assert await connector.staged_check(None, [{"keystore": tmp_path}], tmp_path, None) is None
 
 
+def test_a_missing_library_is_told_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "connectors.keystores.jks", raising=False)
+    monkeypatch.setitem(sys.modules, "jks", None)
+    with pytest.raises(Refused, match=r"is of type JKS, for which .* run: pip install 'certctl\[jks\]'"):
+        merged(keystore_type="JKS")
+    assert merged()
+
+
 def test_a_coordinator_knows_the_type_without_the_parsers() -> None:
     code = (
-        "import sys; sys.modules.update({'asn1crypto': None, 'Cryptodome': None});"
+        "import sys; sys.modules.update({'asn1crypto': None, 'Cryptodome': None, 'jks': None});"
         "from connectors.targets import registry;"
         "[registry.config_schema(name) for name in ('files', 'java_keystore')]"
     )
