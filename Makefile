@@ -16,7 +16,8 @@ RUN_EXTRAS := --extra agent --extra coordinator --extra console
 
 # What the tests play against, as program:package. Installed only when missing, and only as root.
 DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wrk:wrk haproxy:haproxy apache2:apache2 \
-  caddy:caddy sshd:openssh-server keytool:default-jdk-headless javac:default-jdk-headless ip:iproute2 ps:procps sudo:sudo \
+  caddy:caddy lighttpd:lighttpd-mod-openssl sshd:openssh-server keytool:default-jdk-headless \
+  javac:default-jdk-headless ip:iproute2 ps:procps sudo:sudo \
   faketime:faketime curl:curl shellcheck:shellcheck debootstrap:debootstrap busybox:busybox systemd-analyze:systemd \
   postfix:postfix /usr/lib/dovecot/imap:dovecot-imapd /usr/lib/dovecot/pop3:dovecot-pop3d \
   /usr/lib/dovecot/lmtp:dovecot-lmtpd

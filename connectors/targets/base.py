@@ -310,6 +310,11 @@ class APITarget(Protocol):
         """Return the built-in reload for what the API cannot do; None for an API that can do all."""
 
 
+def signalled(name: str, pid_file: str, program: str) -> Command:
+    """Return the command that signals the process of a pid file; a stale number hits no other program."""
+    return Command(("/usr/bin/pkill", f"-{name}", "-F", pid_file, program))
+
+
 def found(service: Service, field: str, candidates: Sequence[str]) -> str:
     """Return the service's ``binary`` or ``config``, else the first candidate that exists; raise ``Misconfigured``."""
     if chosen := str(getattr(service, field)):

@@ -27,6 +27,7 @@ from connectors.targets.base import (
     ServiceCommands,
     StagedCheck,
     found,
+    signalled,
 )
 from connectors.targets.haproxy_runtime import HAProxyRuntime
 from connectors.targets.pem import PEMConfig, pem_files, refuse_special
@@ -36,7 +37,6 @@ BINARIES = ("/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/usr/bin/haproxy")
 CONFIGS = ("/etc/haproxy/haproxy.cfg", "/usr/local/etc/haproxy/haproxy.cfg")
 PID_FILE = "/run/haproxy.pid"
 SOCKET = "/run/haproxy/admin.sock"
-PKILL = "/usr/bin/pkill"
 
 _SPECIAL = re.compile(r"[\s\x00-\x1f\x7f\"'\\$;#<]")
 """What ends or changes a word in haproxy.cfg or on the stats socket."""
@@ -121,8 +121,7 @@ class HAProxyTarget:
 
     def fallback(self, service: Service) -> Command:
         """Return the signal that reloads the master process (``haproxy -W`` or ``-Ws``)."""
-        # The last word makes pkill look at the name as well, so that a stale number hits nobody else.
-        return Command((PKILL, "-USR2", "-F", service.pid_file or PID_FILE, "haproxy"))
+        return signalled("USR2", service.pid_file or PID_FILE, "haproxy")
 
 
 TARGET = HAProxyTarget()

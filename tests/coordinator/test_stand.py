@@ -92,6 +92,8 @@ def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: s
         "target_name": "a",
         "agent_id": "ag-1",
         "served_at": None,
+        "drift": "",
+        "drift_since": None,
         "failures": 0,
         "failing": False,
     }

@@ -192,10 +192,11 @@ def _only_nginx_was_run(victim: Victim, seen: set[tuple[str, ...]]) -> None:
 
 
 def _the_state_folder_is_in_order(victim: Victim) -> None:
-    """Nothing lies in the agent's own folder but its identity, and keys under their certificates and names."""
+    """Nothing lies in the agent's own folder but its identity, keys under their names, and what was installed."""
     forms = (
         r"agent\.lock",
         r"identity/(signing\.key|sealing\.key|agent-id)",
+        r"installed/tgt-web\.json",
         r"keys/mc-[a-z0-9-]{1,64}/[0-9a-f]{64}(\.pem|\.request)?",
     )
     state = victim.agent.state_dir
