@@ -15,7 +15,6 @@ class CertificateNumbers(msgspec.Struct, frozen=True):
     life: dict[str, int]
     service: dict[str, int]
     failing: int
-    drifted: int = 0
 
 
 class AgentNumbers(msgspec.Struct, frozen=True):

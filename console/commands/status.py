@@ -59,7 +59,6 @@ def _certificates(overview: Overview) -> str:
     stands = [*numbers.life.items(), *numbers.service.items()]
     parts = [f"{number} {_spoken(word)}" for word, number in stands if number and word != "unknown"]
     parts += [f"{numbers.failing} failing"] if numbers.failing else []
-    parts += [f"{numbers.drifted} drifted"] if numbers.drifted else []
     return f"{numbers.total}" + (f": {', '.join(parts)}" if parts else "")
 
 

@@ -12,8 +12,9 @@ from coordinator.bindings.drift import Drift
 from core.alerts import Alert, AlertRules
 
 Life = Literal["pending", "valid", "due", "expired", "revoked"]
-Service = Literal["served", "partly", "outdated", "not served", "unknown"]
-"""``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing."""
+Service = Literal["served", "partly", "drifted", "outdated", "not served", "unknown"]
+"""``outdated``: every target still serves an earlier version than it should; ``partly``: some do, or serve nothing;
+``drifted``: somewhere an installation is not as it was left, and all others are served."""
 
 IMPORTED = "imported"
 """The source of a certificate that was issued elsewhere, and the holder of that version."""
@@ -105,7 +106,7 @@ def status(
     reasons = [reason for reason in (*(h.reason for h in holders), *(b.reason for b in bindings)) if reason]
     return Status(
         life=_life_elsewhere(foreign, now) if foreign else _life(holders, now),
-        service=_service(len(served), len(before), len(bindings)) if issued else "unknown",
+        service=_service(served, before, bindings) if issued else "unknown",
         served_on=len(served),
         wanted_on=len(bindings),
         expires_at=min(ends, default=None),
@@ -144,10 +145,13 @@ def _life(holders: Sequence[Holder], now: datetime) -> Life:
     return "due" if any(h.renew_at and h.renew_at <= now for h in holders) else "valid"
 
 
-def _service(served: int, before: int, wanted: int) -> Service:
-    """Say it from counts of targets: that serve what they should, that serve something of ours, and all."""
-    if served == wanted:
+def _service(served: Sequence[Binding], before: Sequence[Binding], wanted: Sequence[Binding]) -> Service:
+    """Say it from the targets that serve what they should, that serve something of ours, and all of them."""
+    drifted, sound = sum(bool(b.drift) for b in wanted), sum(not b.drift for b in served)
+    if drifted and sound + drifted == len(wanted):
+        return "drifted"
+    if len(served) == len(wanted):
         return "served"
     if served:
         return "partly"
-    return "outdated" if before == wanted else "not served"
+    return "outdated" if len(before) == len(wanted) else "not served"

@@ -34,7 +34,6 @@ class Gauges(msgspec.Struct):
     certificate_expired: int
     certificate_revoked: int
     certificate_failing: int
-    certificate_drifted: int
     agent_total: int
     agent_online: int
     job_pending: int
@@ -78,7 +77,6 @@ async def read(ctx: Context, conn: Connection, scope: Scope) -> State:
             certificate_expired=life["expired"],
             certificate_revoked=life["revoked"],
             certificate_failing=certificates.failing,
-            certificate_drifted=certificates.drifted,
             agent_total=agents.total,
             agent_online=agents.online,
             job_pending=jobs.live,

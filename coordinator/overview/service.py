@@ -109,7 +109,7 @@ def reasons(status: Status, away: set[str]) -> list[Risk]:
         why.append("agent is away")
     if status.life == "due":
         why.append("not renewed yet")
-    if status.bindings and status.service not in {"served", "unknown"}:
+    if status.bindings and status.service not in {"served", "drifted", "unknown"}:
         why.append("not served")
     if any(binding.drift for binding in status.bindings):
         why.append("drifted")

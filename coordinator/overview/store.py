@@ -83,7 +83,7 @@ async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetim
     unserved = " UNION ALL ".join(
         f"(SELECT id FROM certificates WHERE service = '{service}' AND NOT archived AND {seen} "
         f"ORDER BY created_at DESC, id DESC LIMIT {LOOKED_AT})"
-        for service in ("not served", "partly", "outdated")
+        for service in ("not served", "partly", "drifted", "outdated")
     )
     rows = await conn.fetch(
         f"""
@@ -99,9 +99,6 @@ async def troubled(conn: Connection, scope: Scope, now: datetime, until: datetim
           (SELECT certificate_id FROM holders JOIN certificates ON certificates.id = certificate_id
            JOIN renewal_policies ON renewal_policies.id = renewal_policy_id
            WHERE failures > 0 AND failures > max_retries AND NOT archived AND {seen} LIMIT {LOOKED_AT})
-          UNION ALL
-          (SELECT certificate_id FROM bindings JOIN certificates ON certificates.id = certificate_id
-           WHERE drift <> '' AND {seen} LIMIT {LOOKED_AT})
         ) ORDER BY expires_at, id LIMIT {MOST_AT_RISK}
         """,
         *values,

@@ -27,7 +27,7 @@ MOST = store.MOST
 KEPT_S = 5.0
 T = TypeVar("T")
 _FOLDED_AT_ONCE = 20_000
-_AT_RISK = {"outdated", "partly", "not served", "unknown"}
+_AT_RISK = {"drifted", "outdated", "partly", "not served", "unknown"}
 
 
 class AgentNumbers(msgspec.Struct):
@@ -56,16 +56,12 @@ class Kept(Generic[T]):
 
 
 class CertificateNumbers(msgspec.Struct):
-    """Certificates that are not archived, by life and by service.
-
-    ``failing``: retries are used up. ``drifted``: some installation is not as it was left. Both up to 10,000.
-    """
+    """Certificates that are not archived, by life and by service. ``failing``: retries are used up, up to 10,000."""
 
     total: int
     life: dict[str, int]
     service: dict[str, int]
     failing: int
-    drifted: int
 
 
 class JobNumbers(msgspec.Struct):
@@ -107,8 +103,7 @@ async def certificates(conn: Connection, scope: Scope, now: datetime) -> Certifi
     for row in await store.standing(conn, scope, now):
         life[row["life"]] += row["number"]
         service[row["service"]] += row["number"]
-    failing, drifted = await store.failing(conn, scope), await store.drifted(conn, scope)
-    return CertificateNumbers(sum(life.values()), life, service, min(MOST, failing), min(MOST, drifted))
+    return CertificateNumbers(sum(life.values()), life, service, min(MOST, await store.failing(conn, scope)))
 
 
 async def jobs(conn: Connection, scope: Scope) -> JobNumbers:

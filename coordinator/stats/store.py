@@ -122,23 +122,6 @@ async def failing(conn: Connection, scope: Scope) -> int:
     )
 
 
-async def drifted(conn: Connection, scope: Scope) -> int:
-    """Return how many certificates have an installation that is not as it was left, at most one more than is exact."""
-    values: list[object] = []
-    seen = within(scope, values)
-    return int(
-        await conn.fetchval(
-            f"""
-            SELECT count(*) FROM (
-              SELECT DISTINCT certificate_id FROM bindings JOIN certificates ON certificates.id = certificate_id
-              WHERE drift <> '' AND {seen} LIMIT {MOST + 1}
-            ) AS found
-            """,
-            *values,
-        )
-    )
-
-
 async def agents(conn: Connection) -> Row:
     """Return how many agents there are, and how many of them were seen lately."""
     row = await conn.fetchrow(

@@ -373,9 +373,8 @@ OVERVIEW: dict[str, Any] = {
     "certificates": {
         "total": 2,
         "life": {"pending": 0, "valid": 1, "due": 0, "expired": 1, "revoked": 0},
-        "service": {"served": 1, "partly": 0, "outdated": 0, "not served": 1, "unknown": 0},
+        "service": {"served": 1, "partly": 0, "drifted": 1, "outdated": 0, "not served": 1, "unknown": 0},
         "failing": 1,
-        "drifted": 1,
     },
     "agents": {"total": 2, "online": 1, "offline": 1},
     "approvals_pending": 0,

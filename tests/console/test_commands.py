@@ -142,7 +142,7 @@ def test_status_counts_and_lists_what_needs_a_hand(certctl: Certctl, double: Dou
     double.on("GET", "/api/v1/horizon", samples.HORIZON)
     double.on("GET", "/api/v1/agents", page([samples.agent(id="ag-2", name="edge-2", online=False)]))
     shown = certctl("status").stdout
-    assert "2: 1 valid, 1 expired, 1 served, 1 not served, 1 failing, 1 drifted" in shown
+    assert "2: 1 valid, 1 expired, 1 served, 1 drifted, 1 not served, 1 failing" in shown
     assert "2: 1 online, 1 away" in shown
     assert "expired, not served" in shown
     assert "the agent is away" in shown

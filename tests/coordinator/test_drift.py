@@ -92,12 +92,12 @@ async def test_what_is_not_served_does_not_count_as_served(installed: Installati
     await report_only(installed.world)
     await installed.tell("served differs", "127.0.0.1:443 serves another")
     status = await installed.status()
-    assert (status["service"], status["served_on"]) == ("not served", 0)
+    assert (status["service"], status["served_on"]) == ("drifted", 0)
     assert "its renewal policy says to report this only" in status["reason"]
     assert await installed.told() == [("error", "shop on web: served differs")]
     assert await installed.agent.poll() == []
     await installed.tell("in place", "")
-    assert (await installed.status())["service"] == "not served", "nobody has seen it"
+    assert (await installed.status())["service"] == "drifted", "nobody has seen it"
     await installed.is_well()
     assert (await installed.status())["service"] == "served"
     assert await installed.actions() == ["certificate.drifted", "certificate.drift_ended"]
@@ -191,7 +191,8 @@ async def test_it_shows_wherever_people_look(installed: Installation) -> None:
     assert (await world.get("/api/v1/targets", drifted="false"))["data"] == []
     (deployment,) = (await world.get(f"/api/v1/certificates/{installed.certificate_id}/deployments"))["data"]
     assert (deployment["drift"], deployment["drift_since"] is None) == ("changed", False)
-    assert (await world.get("/api/v1/stats/summary"))["certificates"]["drifted"] == 1
+    assert (await world.get("/api/v1/stats/summary"))["certificates"]["service"]["drifted"] == 1
+    assert (await world.get("/api/v1/certificates", service="drifted"))["total"] == 1
     (risk,) = (await world.get("/api/v1/horizon"))["at_risk"]
     assert risk["why"] == ["drifted"]
 

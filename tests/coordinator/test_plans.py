@@ -104,7 +104,7 @@ def lists(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
         "name": ["api-1"],
         "common_name": ["api-1"],
         "life": ["pending", "valid", "due", "expired", "revoked"],
-        "service": ["served", "partly", "outdated", "not served", "unknown"],
+        "service": ["served", "partly", "drifted", "outdated", "not served", "unknown"],
         "environment": ["prod", "lab", "none"],
         "owner_id": ["o-1"],
         "team_id": ["team-0", "team-49"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator.certificates.status import Binding, Holder, status
@@ -100,6 +101,10 @@ def binding(desired: str | None = "cv-1", served: str | None = "cv-1", reason: s
     return Binding(**{**row, "desired_version_id": desired, "served_version_id": served, "reason": reason})
 
 
+def drifted(found: Binding) -> Binding:
+    return msgspec.structs.replace(found, drift="served differs")
+
+
 PENDING = {"version_id": None, "not_after": None, "renew_at": None}
 
 
@@ -129,6 +134,10 @@ def test_the_worst_holder_says_how_a_certificate_lives(holders: list[Holder], li
         ([binding(served="cv-0"), binding(served=None)], "not served", 0),
         ([binding(served="cv-0"), binding(served="cv-0")], "outdated", 0),
         ([binding(), binding(None, None)], "partly", 1),
+        ([binding(), drifted(binding())], "drifted", 2),
+        ([binding(), drifted(binding(served=None))], "drifted", 1),
+        ([drifted(binding(served=None))], "drifted", 0),
+        ([binding(), drifted(binding()), binding(served=None)], "partly", 2),
     ],
 )
 def test_a_certificate_is_served_when_every_target_serves_what_it_should(

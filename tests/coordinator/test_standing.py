@@ -75,10 +75,12 @@ class Scribbler:
                 "UPDATE bindings SET desired_version_id = $2, served_version_id = $3 WHERE certificate_id = $1",
                 (certificate_id, one, two),
             ),
+            ("UPDATE bindings SET drift = 'changed' WHERE target_id = $1", (target,)),
+            ("UPDATE bindings SET drift = '' WHERE target_id = $1", (target,)),
             ("DELETE FROM bindings WHERE target_id = $1", (target,)),
             ("UPDATE certificate_versions SET revoked_at = now() WHERE id = $1", (one,)),
         ]
-        sql, arguments = self.random.choices(write, weights=[6, 2, 1, 4, 4, 2, 1, 0.5])[0]
+        sql, arguments = self.random.choices(write, weights=[6, 2, 1, 4, 4, 2, 1, 1, 1, 0.5])[0]
         await self.world.execute(sql, *arguments)
 
 
