@@ -147,6 +147,13 @@ def test_a_certificate_is_served_when_every_target_serves_what_it_should(
     assert (found.service, found.served_on, found.wanted_on) == (service, served_on, len(bindings))
 
 
+def test_one_that_failed_does_not_hide_that_seven_are_served() -> None:
+    bindings = [*(binding() for _ in range(7)), binding(served=None, reason="nginx -t said no")]
+    found = status([holder()], bindings, RULES, NOW)
+    assert (found.service, found.served_on, found.wanted_on) == ("partly", 7, 8)
+    assert found.reason == "nginx -t said no"
+
+
 def test_the_earliest_end_and_the_first_reason_are_shown() -> None:
     late, early = holder(), holder(not_after=NOW + timedelta(days=1), renew_at=NOW + timedelta(hours=1))
     found = status([late, early], [binding(reason="nginx -t said no")], RULES, NOW)

@@ -79,6 +79,31 @@ async def test_a_deployment_in_hand_is_overtaken_by_the_new_configuration(
     assert (await stand(world))["service"] == "served"
 
 
+async def test_seven_of_eight_serve_it_and_the_eighth_says_why_not(world: World) -> None:
+    """Each agent has its own key; no failure stops another target, and a renewal goes to all again."""
+    agents = [await world.agent(f"edge-{number}") for number in range(4)]
+    targets = [await world.target(agents[number % 4], f"site-{number}") for number in range(8)]
+    certificate_id, _ = await world.certificate(target_ids=targets)
+    for agent in agents:
+        await agent.issue(await agent.item())
+    for agent in agents:
+        for item in await agent.poll():
+            assert isinstance(item, wire.DeploymentItem)
+            await (agent.fail(item, "disk full") if item.target_id == targets[6] else agent.serve(item))
+    path = f"/api/v1/certificates/{certificate_id}"
+    found = (await world.get(path))["status"]
+    assert (found["service"], found["served_on"], found["wanted_on"]) == ("partly", 7, 8)
+    assert found["reason"] == "disk full"
+    unserved = [bound["target_name"] for bound in found["bindings"] if not bound["served_version_id"]]
+    assert unserved == ["site-6"]
+    versions = (await world.get(f"{path}/versions"))["data"]
+    assert len({version["spki_sha256"] for version in versions}) == 4
+    await world.post(f"{path}/renew")
+    for agent in agents:
+        await agent.work()
+    assert (await world.get(path))["status"]["served_on"] == 8
+
+
 async def test_a_target_that_is_switched_off_is_left_alone_until_it_is_switched_on(
     world: World, served: tuple[FakeAgent, str]
 ) -> None:

@@ -18,6 +18,7 @@ from agent.deployment.remote import RemoteJournal
 from agent.policy import load_policy
 from connectors.probes import tls
 from connectors.probes.tls import Observation
+from core.wire import TrialItem
 from tests.agent.deployment.authority import Authority, Issued
 from tests.agent.disk import Folder, recorded
 from tests.peers.kubernetes.double import Double
@@ -221,6 +222,19 @@ async def test_the_host_names_the_cluster(place: Place) -> None:
     refused = await place.deploy(place.authority.issue())
     assert refused.failure is not None
     assert "this host takes no targets of type 'kubernetes'" in refused.failure.cause
+
+
+async def test_a_place_is_tried_without_a_change(place: Place) -> None:
+    item = TrialItem("trl-1", "tgt-web", "kubernetes", place.config())
+    report = await place.deployer().try_out(item)
+    assert report.failure is None
+    assert [step.name for step in report.steps] == ["looked", "reached"]
+    assert place.holds() is None
+    assert place.journals() == []
+    place.peer.stop()
+    away = await place.deployer().try_out(item)
+    assert away.failure is not None
+    assert (away.failure.step, away.failure.transient) == ("looked", True)
 
 
 async def test_what_somebody_else_wrote_into_the_secret_is_found(place: Place) -> None:

@@ -89,3 +89,22 @@ async def test_a_reload_that_cannot_be_run_is_named_and_not_run(world: World) ->
     assert report.failure is not None
     assert report.failure.step == "reloadable"
     assert "/nowhere/reload" in report.failure.cause
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_of_sudo_its_rules_are_asked_and_nothing_is_run(world: World, tmp_path: Path, allowed: bool) -> None:
+    """Here by a program in its place, which writes down what it was asked for."""
+    await world.install()
+    sudo, asked = tmp_path / "sudo", tmp_path / "asked"
+    sudo.write_text(f'#!/bin/sh\necho "$*" >> "{asked}"\nexit {0 if allowed else 1}\n')
+    sudo.chmod(0o755)
+    argv = f'["{sudo}", "-n", "/usr/bin/systemctl", "reload", "nginx"]'
+    world.write_policy(f"[actions.load]\nargv = {argv}", service='reload_action = "load"')
+    report = await try_out(world)
+    assert asked.read_text() == "-n -l -- /usr/bin/systemctl reload nginx\n"
+    if allowed:
+        assert report.failure is None
+        return
+    assert report.failure is not None
+    assert report.failure.step == "reloadable"
+    assert "sudo does not let this agent run `/usr/bin/systemctl reload nginx`" in report.failure.cause
