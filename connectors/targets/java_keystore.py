@@ -1,8 +1,9 @@
 """One entry in a keystore of Java: a PKCS#12 or JKS file, in which all other entries stay as they are.
 
 Any server on Java reads it (Tomcat, Jetty, Kafka, Jenkins); how this one is checked and reloaded is known to its host
-alone, by named actions of agent.toml. The file is written without Java, so that no password is ever on a command line.
-There is no trial of the staged keystore. JCEKS, BCFKS and keystores in hardware are not written.
+alone, by named actions of agent.toml. The file is written without Java, or by keytool where that is asked for; no
+password is ever on a command line. There is no trial of the staged keystore. JCEKS, BCFKS and keystores in hardware
+are not written.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class JavaKeystoreConfig(FileTargetConfig, frozen=True, kw_only=True, forbid_unk
         bool, msgspec.Meta(description="Make the keystore where there is none; false: refuse the deployment.")
     ] = True
     encryption: Encryption = "modern"
+    writer: Annotated[
+        Literal["library", "keytool"],
+        msgspec.Meta(description="library: certctl writes it, without Java; keytool: the host's own keytool does."),
+    ] = "library"
     chain: Annotated[
         Chain,
         msgspec.Meta(description="What follows the leaf: intermediates (without_root), the root too, or nothing."),
@@ -107,7 +112,7 @@ def _is_ascii(password: Secret[str]) -> bool:
 
 def _changed(config: JavaKeystoreConfig, entry: Entry, existing: bytes | None) -> bytes:
     # The parsers come with the agent; a coordinator knows this type without them.
-    from connectors.keystores import pkcs12  # noqa: PLC0415 - see above
+    from connectors.keystores import keytool, pkcs12  # noqa: PLC0415 - see above
 
     if existing is None and not config.create_keystore:
         raise KeystoreError("does not exist, and create_keystore is false; make it with keytool, or set it to true")
@@ -116,8 +121,12 @@ def _changed(config: JavaKeystoreConfig, entry: Entry, existing: bytes | None) -
         raise KeystoreError(
             f"is of type {found}; set keystore_type to that, or convert it with keytool -importkeystore"
         )
+    key_password = config.key_password or config.keystore_password
+    if config.writer == "keytool":
+        kind, legacy = config.keystore_type, config.encryption == "legacy"
+        return keytool.put(existing, entry, keytool.Keystore(kind, config.keystore_password, key_password, legacy))
     if config.keystore_type == "JKS":
-        return _jks()(existing, entry, config.keystore_password, config.key_password or config.keystore_password)
+        return _jks()(existing, entry, config.keystore_password, key_password)
     return pkcs12.put(existing, entry, pkcs12.Protection(config.keystore_password, config.encryption == "legacy"))
 
 

@@ -8,10 +8,22 @@ import pytest
 from asn1crypto import pkcs12 as asn1
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from connectors.keystores.entry import DER, KeystoreError
+from connectors.keystores import keytool
+from connectors.keystores.entry import DER, KeystoreError, WrongPassword
+from core.secret import Secret
 from tests.agent.deployment.authority import Key
-from tests.connectors.keystores.entries import AUTHORITY, KINDS, Put, entry, prints, put_jks, put_pkcs12
-from tests.connectors.keystores.keytool import Keytool
+from tests.connectors.keystores.entries import (
+    AUTHORITY,
+    KINDS,
+    PASSWORD,
+    SECRET,
+    Put,
+    entry,
+    prints,
+    put_jks,
+    put_pkcs12,
+)
+from tests.connectors.keystores.keytool import KEYTOOL, Keytool
 
 pytestmark = pytest.mark.slow
 
@@ -88,3 +100,48 @@ def test_the_encrypted_keys_of_others_are_kept_byte_for_byte(written_by_java: Ke
         renewed = put_pkcs12(before, entry())
         assert encrypted_key(renewed, "other") == encrypted_key(before, "other")
         assert encrypted_key(renewed, "server") != encrypted_key(before, "server")
+
+
+@pytest.mark.parametrize("kind", ["JKS", "PKCS12"])
+def test_keytool_itself_puts_an_entry_among_others(tmp_path: Path, kind: str) -> None:
+    java, store = Keytool(tmp_path / "store", kind), keytool.Keystore(kind, SECRET, SECRET)
+    first = entry("Server")
+    content = keytool.put(None, first, store)
+    assert keytool.put(content, first, store) is content
+    java.path.write_bytes(content)
+    java.generate("other", "EC")
+    (tmp_path / "root.der").write_bytes(AUTHORITY.certificate.public_bytes(DER))
+    java.trust("trusted", tmp_path / "root.der")
+    before, renewed = java.listed(), entry("server")
+    java.path.write_bytes(keytool.put(java.path.read_bytes(), renewed, store))
+    assert java.listed() == before | {"PrivateKeyEntry server": prints(renewed)}
+    assert java.signs("server")
+    with pytest.raises(KeystoreError, match="holds something else than a key as 'trusted'"):
+        keytool.put(java.path.read_bytes(), entry("trusted"), store)
+
+
+def test_what_keytool_complains_of_is_told_without_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = keytool.Keystore("PKCS12", SECRET, SECRET)
+    content = keytool.put(None, entry(), store)
+    with pytest.raises(WrongPassword, match="does not open with this password"):
+        keytool.put(content, entry(), keytool.Keystore("PKCS12", Secret("another"), Secret("another")))
+    with pytest.raises(KeystoreError) as damaged:
+        keytool.put(content[:200], entry(), store)
+    assert PASSWORD not in str(damaged.value)
+    monkeypatch.setattr("connectors.keystores.keytool._PLACES", str(tmp_path))
+    with pytest.raises(KeystoreError, match=r"there is none in .* install a Java, or leave writer out"):
+        keytool.put(content, entry(), store)
+
+
+def test_no_password_is_among_the_arguments_of_keytool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen by a program in its place."""
+    seen = tmp_path / "seen"
+    (tmp_path / "keytool").write_text(f'#!/bin/sh\necho "$@" >> "{seen}"\nexec {KEYTOOL} "$@"\n')
+    (tmp_path / "keytool").chmod(0o755)
+    monkeypatch.setattr("connectors.keystores.keytool._PLACES", f"{tmp_path}:/usr/bin:/bin")
+    store = keytool.Keystore("JKS", SECRET, Secret("the-key-s-own"))
+    keytool.put(keytool.put(None, entry(), store), entry(), store)
+    told = seen.read_text()
+    assert told.count("-importkeystore") == 2
+    assert PASSWORD not in told
+    assert "the-key-s-own" not in told

@@ -62,7 +62,15 @@ def test_the_chain_is_as_long_as_asked_for(chain: str, above: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"encryption": "legacy"}, {"keystore_type": "JKS"}, {"keystore_type": "JKS", "key_password": "x"}]
+    "config",
+    [
+        {},
+        {"encryption": "legacy"},
+        {"keystore_type": "JKS"},
+        {"keystore_type": "JKS", "key_password": "x"},
+        {"writer": "keytool"},
+        {"writer": "keytool", "keystore_type": "JKS", "key_password": "another"},
+    ],
 )
 def test_what_is_there_already_is_left_as_it_is(config: dict[str, Any]) -> None:
     made = material()
