@@ -46,7 +46,7 @@ write_settings() {
   if [ -e "$settings" ]; then say "Keeping $settings"; return; fi
   [ -n "$dry_run" ] && { say "would write: $settings (0600)"; return; }
   database=''
-  [ -z "$database_file" ] || database=$(cat "$database_file") || die "--database-file: $database_file cannot be read"
+  [ -z "$database_file" ] || database=$(cat "$database_file")
   (
     umask 077
     {
@@ -72,11 +72,19 @@ comes_up() {
   say 'Waiting for the coordinator to answer …'
   wait_for 90 status
 }
-# shellcheck source=/dev/null
-status() { (set -a; . "$ETC/coordinator.env"; "$BASE/current/bin/certctl" status); }
+status() (
+  set -a
+  # shellcheck source=/dev/null
+  . "$ETC/coordinator.env"
+  here=${CERTCTL_SERVER_HOST:-127.0.0.1}
+  [ "$here" != 0.0.0.0 ] || here=127.0.0.1
+  CERTCTL_SERVER_URL=${CERTCTL_SERVER_URL:-https://$here:${CERTCTL_SERVER_PORT:-8443}}
+  "$BASE/current/bin/certctl" status
+)
 
 install_() {
   case $url in '' | https://*) ;; *) die '--url: must be an https URL, like https://certctl.example.com:8443' ;; esac
+  [ -z "$database_file" ] || [ -r "$database_file" ] || die "--database-file: $database_file cannot be read"
   [ "$(manager)" = systemd ] || die 'needs systemd; elsewhere see docs/installation.md, by hand'
   install_program
   for command in certctl-coordinator certctl; do do_ ln -sfn "$BASE/current/bin/$command" "/usr/local/bin/$command"; done

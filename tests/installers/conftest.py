@@ -20,7 +20,17 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, kept = tmp_path_factory.mktemp("wheels"), CACHE / "wheels"
     _do(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, REPOSITORY)
     (wheel,) = folder.glob("*.whl")
-    _do(sys.executable, "-m", "pip", "download", "--dest", folder, "--find-links", kept, f"{wheel}[agent]")
+    _do(
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--dest",
+        folder,
+        "--find-links",
+        kept,
+        f"{wheel}[agent,coordinator,console]",
+    )
     kept.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.whl"):
         if path != wheel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import stat
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from benchmarks.lab.fleet import API, Coordinator
 from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end, wait_until
 from benchmarks.lab.servers import Site, write_placeholder
 from benchmarks.lab.wire import Seen, look
-from tests.installers.tree import SYSTEMCTL, Tree
+from tests.installers.tree import OFFLINE, Tree
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,7 +21,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot and mounts"),
 ]
 INSTALL = ("sh", "/srv/certctl/installers/install-agent.sh")
-OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/srv/wheels"}
 SITE = "shop.example.test"
 SERVER = "https://certctl.example.test:8443"
 
@@ -32,21 +30,9 @@ def install(host: Tree, *options: str, check: bool = True) -> str:
     return done.stdout + done.stderr
 
 
-def source(host: Tree) -> tuple[str, str]:
-    (wheel,) = host.path("/srv/wheels").glob("certctl-*.whl")
-    return "--source", f"/srv/wheels/{wheel.name}"
-
-
 def install_new(host: Tree, *options: str) -> str:
     host.path("/srv/token").write_text("a-token-for-one-agent\n")
-    return install(host, "--server", SERVER, "--token-file", "/srv/token", *source(host), *options)
-
-
-def mode(host: Tree, path: str) -> tuple[str, str]:
-    """Return mode and owner."""
-    facts = host.path(path).stat()
-    owner = host.run("stat", "-c", "%U", path).stdout.strip()
-    return f"{stat.S_IMODE(facts.st_mode):04o}", owner
+    return install(host, "--server", SERVER, "--token-file", "/srv/token", *host.source(), *options)
 
 
 def current(host: Tree) -> str:
@@ -58,7 +44,7 @@ def test_an_ordinary_user_is_told(host: Tree) -> None:
     assert done.returncode == 1
     assert done.stderr == "install-agent.sh: needs root, to make an account and a service; with --dry-run it does not\n"
     before = host.files()
-    told = host.run(*INSTALL, "--dry-run", "--server", SERVER, "--token", "t", *source(host), user="nobody").stdout
+    told = host.run(*INSTALL, "--dry-run", "--server", SERVER, "--token", "t", *host.source(), user="nobody").stdout
     assert "would write: /etc/certctl/agent.env (0600)" in told
     assert host.files() == before
 
@@ -85,11 +71,11 @@ def test_what_is_wrong_changes_nothing(host: Tree, options: tuple[str, ...], pro
 def test_installed_twice_upgraded_back_and_removed(host: Tree) -> None:
     before = host.files()
     install_new(host, "--targets", "nginx,nginx", "--name", 'web "1" $HOME')
-    assert mode(host, "/etc/certctl/agent.env") == ("0600", "root")
-    assert mode(host, "/etc/certctl/agent.toml") == ("0644", "root")
-    assert mode(host, "/etc/sudoers.d/certctl-agent") == ("0440", "root")
-    assert mode(host, "/var/lib/certctl-agent") == ("0700", "certctl-agent")
-    assert mode(host, "/etc/nginx/certctl")[1] == "certctl-agent"
+    assert host.mode("/etc/certctl/agent.env") == ("0600", "root")
+    assert host.mode("/etc/certctl/agent.toml") == ("0644", "root")
+    assert host.mode("/etc/sudoers.d/certctl-agent") == ("0440", "root")
+    assert host.mode("/var/lib/certctl-agent") == ("0700", "certctl-agent")
+    assert host.mode("/etc/nginx/certctl")[1] == "certctl-agent"
     host.run("visudo", "-c")
     name = host.run("sh", "-c", '. /etc/certctl/agent.env; printf "%s" "$CERTCTL_AGENT_NAME"').stdout
     assert name == 'web "1" $HOME'
@@ -103,7 +89,7 @@ def test_installed_twice_upgraded_back_and_removed(host: Tree) -> None:
     assert host.files() == installed
 
     first = current(host)
-    install(host, "--upgrade", *source(host))
+    install(host, "--upgrade", *host.source())
     second = current(host)
     assert second != first
     host.path("/srv/broken.whl").write_text("no wheel")
@@ -137,19 +123,12 @@ def test_an_archive_is_watched_at_the_page_that_agents_have_by_default(host: Tre
     (packed / "certctl-agent").write_text(STAND_IN)
     (packed / "certctl-agent").chmod(0o755)
     host.run("tar", "-czf", "/srv/agent.tar.gz", "-C", "/srv/packed", "certctl-agent-9.9")
-    add_systemctl(host)
+    host.add_systemctl()
     try:
         told = install(host, "--server", SERVER, "--token", "t", "--source", "/srv/agent.tar.gz")
         assert "Installed and running" in told, told
     finally:
         host.run("systemctl", "stop", "certctl-agent")
-
-
-def add_systemctl(host: Tree) -> None:
-    """Let services be started on the host."""
-    host.path("/usr/bin/systemctl").write_text(SYSTEMCTL)
-    host.path("/usr/bin/systemctl").chmod(0o755)
-    host.path("/run/systemd/system").mkdir(parents=True)
 
 
 class World:
@@ -159,7 +138,7 @@ class World:
         self.host = host
         self.coordinator = Coordinator(folder / "coordinator")
         self.port, self.page = free_ports(2)
-        add_systemctl(host)
+        host.add_systemctl()
         site = Site(SITE, host.path("/etc/nginx/placeholder"))
         site.folder.mkdir()
         write_placeholder(site)
@@ -210,7 +189,7 @@ def _serve(world: World, api: API) -> None:
     host.path("/srv/token").write_text(world.coordinator.enrollment_token())
     root = sha256(ssl.PEM_cert_to_DER_cert(world.coordinator.ca_path.read_text())).hexdigest()
     where = ("--server", world.coordinator.url, "--ca-sha256", root, "--token-file", "/srv/token")
-    install(host, *where, "--name", "web-1", "--targets", "nginx", *source(host), "--no-start")
+    install(host, *where, "--name", "web-1", "--targets", "nginx", *host.source(), "--no-start")
     for name in ("shop.pem", "shop.key"):
         host.run("chown", "certctl-agent", f"/etc/nginx/certctl/{name}")
     with host.path("/etc/certctl/agent.env").open("a") as settings:
@@ -236,14 +215,14 @@ def _serve(world: World, api: API) -> None:
     assert served is not None
     assert placeholder is not None
     assert served.fingerprint != placeholder.fingerprint
-    assert mode(host, "/etc/nginx/certctl/shop.key") == ("0600", "certctl-agent")
+    assert host.mode("/etc/nginx/certctl/shop.key") == ("0600", "certctl-agent")
 
     before, settings_path = current(host), host.path("/etc/certctl/agent.env")
     working = settings_path.read_text()
     settings_path.write_text(working.replace(world.coordinator.url, "https://127.0.0.1:9"))
-    assert "the upgrade was undone" in install(host, "--upgrade", *source(host), check=False)
+    assert "the upgrade was undone" in install(host, "--upgrade", *host.source(), check=False)
     assert current(host) == before
     settings_path.write_text(working)
-    install(host, "--upgrade", *source(host))
+    install(host, "--upgrade", *host.source())
     assert current(host) != before
     wait_until("the upgraded agent is there", lambda: api.get("/api/v1/agents")["data"][0]["id"] == agent["id"])

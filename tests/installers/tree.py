@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/srv/wheels"}
+"""What lets a host install without a network."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "certctl"
 PACKAGES = "python3-venv,nginx-light,sudo,ca-certificates,procps"
 SUITE = "bookworm"
 _SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 
 SYSTEMCTL = r"""#!/bin/sh
-# A stand-in: daemon-reload and enable are noted, start, stop, restart and reload are done.
-UNIT=/etc/systemd/system/certctl-agent.service PID=/run/certctl-agent.pid
-of() { sed -n "s/^$1=//p" $UNIT; }
+# A stand-in: daemon-reload and enable are noted; start, stop, restart and reload are done.
+echo "$*" >>/var/log/systemctl.log
+while [ "${1#--}" != "$1" ]; do shift; done
+NAME=${2:-} UNIT=/etc/systemd/system/${2:-}.service PID=/run/${2:-}.pid
+of() { sed -n "s/^$1=//p" "$UNIT"; }
 stop() {
   [ -e $PID ] || return 0
   kill "$(cat $PID)"
@@ -31,14 +36,13 @@ stop() {
 }
 start() {
   set -a
+  for pair in $(of Environment); do eval "$pair"; done
   . "$(of EnvironmentFile)"
   setsid setpriv --reuid "$(of User)" --regid "$(of Group)" --init-groups \
-    $(of ExecStart) >>/var/log/agent-by-unit.log 2>&1 </dev/null & echo $! >$PID
+    $(of ExecStart) >>/var/log/$NAME-by-unit.log 2>&1 </dev/null & echo $! >$PID
 }
-echo "$*" >>/var/log/systemctl.log
-while [ "${1#--}" != "$1" ]; do shift; done
-case "$1 ${2:-}" in
-  "start certctl-agent") start ;; "stop certctl-agent") stop ;; "restart certctl-agent") stop; start ;;
+case "$1 $NAME" in
+  "start certctl-"*) start ;; "stop certctl-"*) stop ;; "restart certctl-"*) stop; start ;;
   "reload nginx.service") /usr/sbin/nginx -s reload ;;
   "daemon-reload "*|"enable "*|"disable "*) ;;
   *) echo "no such: $*" >&2; exit 1 ;;
@@ -72,6 +76,23 @@ class Tree:
         )
         assert not check or done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
+
+    def add_systemctl(self) -> None:
+        """Let services be started on the host."""
+        self.path("/usr/bin/systemctl").write_text(SYSTEMCTL)
+        self.path("/usr/bin/systemctl").chmod(0o755)
+        self.path("/run/systemd/system").mkdir(parents=True)
+
+    def source(self) -> tuple[str, str]:
+        """Return the option that names the wheel of this checkout."""
+        (wheel,) = self.path("/srv/wheels").glob("certctl-*.whl")
+        return "--source", f"/srv/wheels/{wheel.name}"
+
+    def mode(self, path: str) -> tuple[str, str]:
+        """Return mode and owner."""
+        facts = self.path(path).stat()
+        owner = self.run("stat", "-c", "%U", path).stdout.strip()
+        return f"{stat.S_IMODE(facts.st_mode):04o}", owner
 
     def files(self) -> set[str]:
         """Return all that is on it, but for what programs leave that were only used."""
