@@ -52,14 +52,14 @@ class DriftWatch:
                     found.append(one)
 
         try:
+            targets = await self._deployer.installations.targets()
             async with trio.open_nursery() as nursery:
-                for target_id in await self._deployer.installations.targets():
+                for target_id in targets:
                     nursery.start_soon(look_at, target_id)
             for start in range(0, len(found), MOST_FINDINGS):
                 await self._tell(found[start : start + MOST_FINDINGS])
-        except* CertctlError as group:
-            for error in group.exceptions:
-                log.warning("drift_not_told", cause=str(error))
+        except CertctlError as error:
+            log.warning("drift_not_told", cause=error.detail)
 
     async def _inspect(self, target_id: str) -> Found | None:
         """Return what there is to tell of a target."""

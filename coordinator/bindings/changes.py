@@ -54,9 +54,9 @@ async def release_agent(tx: Transaction, agent_id: str, failure: Failure) -> Rel
     return Released(target_ids, certificate_ids, [row["id"] for row in ended], without)
 
 
-async def certificates_of(conn: Connection, target_ids: Sequence[str]) -> dict[str, str]:
-    """Return target → certificate for those of some targets that should serve one."""
-    return await store.certificates_of(conn, target_ids)
+async def of_targets(conn: Connection, target_ids: Sequence[str]) -> dict[str, Row]:
+    """Return the bindings of those of some targets that should serve a certificate: ``certificate_id``, ``drift``."""
+    return {row["target_id"]: row for row in await store.of_targets(conn, target_ids)}
 
 
 async def unbind(tx: Transaction, target: Target, failure: Failure) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from coordinator.audit import service as audit
 from coordinator.bindings import drift_store, store
-from coordinator.database.connection import Connection, Transaction
+from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import service as jobs
 from coordinator.notifications import service as notifications
@@ -44,18 +44,15 @@ async def take(ctx: Context, actor: Actor, findings: Sequence[Finding], request_
     return tuple(unwanted)
 
 
-async def drifted(conn: Connection, target_ids: Sequence[str]) -> dict[str, Drift]:
-    """Return target → drift for those of some targets that have any."""
-    return await drift_store.drifted(conn, target_ids)
-
-
 async def _take(tx: Transaction, actor: Actor, finding: Finding, request_id: str) -> bool:
     """Store one finding; say whether the agent shall go on looking."""
     await store.lock_certificate_of_target(tx, finding.target_id)
-    certificate_id = (await store.certificates_of(tx, [finding.target_id])).get(finding.target_id)
-    if certificate_id is None:
+    bound = await store.of_targets(tx, [finding.target_id])
+    if not bound:
         return False
-    in_hand = await jobs.deploying(tx, certificate_id, finding.target_id)  # before the binding, as everywhere
+    in_hand = await jobs.deploying(
+        tx, bound[0]["certificate_id"], finding.target_id
+    )  # before the binding, as everywhere
     binding = await drift_store.installation(tx, finding.target_id, actor.id)
     if binding is None:
         return False

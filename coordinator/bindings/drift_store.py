@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
@@ -71,11 +69,3 @@ async def repairs(conn: Connection, certificate_id: str, target_id: str, within:
             within,
         )
     )
-
-
-async def drifted(conn: Connection, target_ids: Sequence[str]) -> dict[str, Any]:
-    """Return target → drift for those of some targets that have any."""
-    rows = await conn.fetch(
-        "SELECT target_id, drift FROM bindings WHERE target_id = ANY($1) AND drift <> ''", target_ids
-    )
-    return {row["target_id"]: row["drift"] for row in rows}

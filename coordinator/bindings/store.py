@@ -402,10 +402,9 @@ async def binding_of(conn: Connection, target_id: str, agent_id: str) -> Row | N
     )
 
 
-async def certificates_of(conn: Connection, target_ids: Sequence[str]) -> dict[str, str]:
-    """Return target → certificate for those of some targets that should serve one."""
-    rows = await conn.fetch("SELECT target_id, certificate_id FROM bindings WHERE target_id = ANY($1)", target_ids)
-    return {row["target_id"]: row["certificate_id"] for row in rows}
+async def of_targets(conn: Connection, ids: Sequence[str]) -> list[Row]:
+    """Return the bindings of some targets: which certificate each should serve, and its drift."""
+    return await conn.fetch("SELECT target_id, certificate_id, drift FROM bindings WHERE target_id = ANY($1)", ids)
 
 
 async def end_binding(conn: Connection, target_id: str) -> None:

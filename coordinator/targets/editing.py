@@ -87,7 +87,8 @@ async def remove(call: Call[Any, Any], target_id: str, *, force: bool, reason: s
         if row["archived_at"] is not None:
             return
         etag.check(call, row)
-        certificate_id = (await changes.certificates_of(tx, [target_id])).get(target_id)
+        binding = (await changes.of_targets(tx, [target_id])).get(target_id)
+        certificate_id = binding["certificate_id"] if binding else None
         if certificate_id and not force:
             detail = f"{target_id} should serve {certificate_id}; with ?force=true that ends with it"
             raise Conflict(detail, members={"certificate_id": certificate_id})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from coordinator.bindings import changes, drift
+from coordinator.bindings import changes
 from coordinator.bindings.drift import Drift
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
@@ -80,17 +80,18 @@ TargetPatch = patch_of(TargetBody)
 
 
 async def _shape(conn: Connection, rows: Sequence[Row]) -> list[Target]:
-    bound = await changes.certificates_of(conn, [row["id"] for row in rows])
+    bound = await changes.of_targets(conn, [row["id"] for row in rows])
     tested = await trials.last_of(conn, [row["id"] for row in rows])
-    drifted = await drift.drifted(conn, [row["id"] for row in rows])
-    return [_target(row, bound.get(row["id"]), tested.get(row["id"]), drifted.get(row["id"], "")) for row in rows]
+    return [_target(row, bound.get(row["id"]), tested.get(row["id"])) for row in rows]
 
 
-def _target(row: Row, certificate_id: str | None, last_test: Trial | None, drift: Drift) -> Target:
+def _target(row: Row, binding: Row | None, last_test: Trial | None) -> Target:
     own = {"config", "certificate_id", "last_test", "drift"}
     fields = {name: row[name] for name in Target.__struct_fields__ if name not in own}
     config = marking.shown(row["config"], row["sealed"])
-    return Target(**fields, config=config, certificate_id=certificate_id, last_test=last_test, drift=drift)
+    certificate_id, drift = (None, "") if binding is None else (binding["certificate_id"], binding["drift"])
+    fields |= {"certificate_id": certificate_id, "drift": drift}
+    return Target(**fields, config=config, last_test=last_test)
 
 
 async def _one(conn: Connection, target_id: str) -> Target:
