@@ -32,7 +32,7 @@ from coordinator.sessions import routes as sessions
 from coordinator.stats import routes as stats
 from coordinator.targets import routes as targets
 from coordinator.teams import routes as teams
-from coordinator.web import cors, later, openapi, reference, system
+from coordinator.web import cors, front, later, openapi, reference, system
 from coordinator.web.dispatch import register
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Raw, Route
 
@@ -108,4 +108,5 @@ def _app(ctx: Context, routes: list[Route]) -> Quart:
     app.url_map.merge_slashes = False  # a path is what it is; a redirect would lose the body of a POST
     register(app, ctx, routes)
     later.install(app)
+    front.install(app, ctx, routes)
     return app

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
@@ -40,6 +40,14 @@ log = structlog.get_logger()
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _LONGEST_ID = 128
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+
+class Answer(NamedTuple):
+    """What is sent: all of the body, or its pieces."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int
+    headers: dict[str, Any]
 
 
 def register(app: Quart, ctx: Context, routes: Iterable[Route]) -> None:
@@ -74,19 +82,26 @@ def _no_such_method(methods: set[str]) -> Any:
 
 def _view(ctx: Context, route: Route) -> Any:
     async def view(**path: str) -> Response:
-        request_id = new_id("req")
-        started = time.perf_counter()
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
-        visit = Visit(ctx, route, request)
-        response = await _answer(ctx, route, path, request_id, visit)
-        response.headers.update(visit.headers)
-        metrics.http_request(route.method, route.path, response.status_code, time.perf_counter() - started)
-        return response
+        return _respond(await answer_to(ctx, route, request, path))
 
     return view
 
 
-async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: str, visit: Visit) -> Response:
+async def answer_to(ctx: Context, route: Route, request: Request, path: dict[str, str]) -> Answer:
+    """Return the answer of a route to a request that matches it; ``path`` has the values of its parameters."""
+    request_id = new_id("req")
+    started = time.perf_counter()
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
+    visit = Visit(ctx, route, request)
+    answer = _complete(await _answer(ctx, route, request, path, request_id, visit), request, request_id)
+    answer.headers.update(visit.headers)
+    metrics.http_request(route.method, route.path, answer.status, time.perf_counter() - started)
+    return answer
+
+
+async def _answer(
+    ctx: Context, route: Route, request: Request, path: dict[str, str], request_id: str, visit: Visit
+) -> Answer:
     try:
         visit.begin(path.get("agent_id", ""))
         actor = await authorize(ctx, route, request, path, visit)
@@ -94,24 +109,24 @@ async def _answer(ctx: Context, route: Route, path: dict[str, str], request_id: 
         body = await read_body(request, route, ctx.settings.max_body_bytes)
         query = read_query(request, route)
         call = Call(ctx, actor, body, query, path, request_id, request.headers, visit.address)
-        with _traced(route):
+        with _traced(route, request):
             if route.creates:
-                return await _create(route, call)
-            return await _success(route, await route.handler(call), request_id)
+                return await _create(route, request, call)
+            return await _success(route, request, await route.handler(call))
     except CertctlError as refusal:
         error = visit.refused(refusal)
         tell = log.debug if isinstance(error, TooManyRequests) else log.info  # a flood is counted, not written down
         tell("request_refused", route=route.path, error=type(error).__name__, detail=error.detail)
-        return _respond(request_id, *problems.answer(problems.problem_of(error, request_id), error.members))
+        return Answer(*problems.answer(problems.problem_of(error, request_id), error.members))
     except RequestEntityTooLarge:
         too_large = TooLarge(f"the body is larger than {ctx.settings.max_body_bytes} bytes (CERTCTL_MAX_BODY_SIZE)")
-        return _respond(request_id, *problems.answer(problems.problem_of(visit.refused(too_large), request_id)))
+        return Answer(*problems.answer(problems.problem_of(visit.refused(too_large), request_id)))
     except Exception:
         log.exception("request_failed", route=route.path)
-        return _respond(request_id, *problems.answer(problems.internal_problem(request_id)))
+        return Answer(*problems.answer(problems.internal_problem(request_id)))
 
 
-def _traced(route: Route) -> contextlib.AbstractContextManager[None]:
+def _traced(route: Route, request: Request) -> contextlib.AbstractContextManager[None]:
     """Trace a change, and whatever belongs to a trace already; callers that are not known begin and join none."""
     parent = request.headers.get(tracing.HEADER, "")
     if route.access is Access.OPEN or (route.method == "GET" and not parent):
@@ -119,26 +134,24 @@ def _traced(route: Route) -> contextlib.AbstractContextManager[None]:
     return tracing.span(f"{route.method} {route.path}", parent)
 
 
-async def _success(route: Route, result: Any, request_id: str) -> Response:
+async def _success(route: Route, request: Request, result: Any) -> Answer:
     if isinstance(result, Later):
         later.keep(request, result)
-        return _respond(request_id, b"", route.status, later.HEADERS)
+        return Answer(b"", route.status, later.HEADERS)
     if isinstance(result, Streamed):
         first = await anext(result.pieces, b"")  # what is wrong shows before the status is sent
         headers = {"Content-Type": result.content_type, **result.headers}
-        return _respond(request_id, _chained(first, result.pieces), route.status, headers)
+        return Answer(_chained(first, result.pieces), route.status, headers)
     if isinstance(result, Raw):
-        return _respond(
-            request_id, result.content, route.status, {"Content-Type": result.content_type, **result.headers}
-        )
+        return Answer(result.content, route.status, {"Content-Type": result.content_type, **result.headers})
     if isinstance(result, Accepted):
-        return _json(request_id, msgspec.json.encode(result.result), HTTPStatus.ACCEPTED, "")
+        return _json(msgspec.json.encode(result.result), HTTPStatus.ACCEPTED, "")
     if result is None:
-        return _respond(request_id, b"", HTTPStatus.NO_CONTENT, {})
-    return _json(request_id, msgspec.json.encode(result), route.status, etag.of_answer(result))
+        return Answer(b"", HTTPStatus.NO_CONTENT, {})
+    return _json(msgspec.json.encode(result), route.status, etag.of_answer(result))
 
 
-async def _create(route: Route, call: Call[Any, Any]) -> Response:
+async def _create(route: Route, request: Request, call: Call[Any, Any]) -> Answer:
     """Let a handler make something in one transaction with the answer that is kept for its ``Idempotency-Key``."""
     key, said = call.headers.get("Idempotency-Key"), f"{route.method} {request.full_path}\n".encode()
     async with call.ctx.db.transaction() as tx:
@@ -146,23 +159,23 @@ async def _create(route: Route, call: Call[Any, Any]) -> Response:
             asked = said + await read_again(request)
             kept = await idempotency.begin(call.ctx, tx, str(call.actor), key, asked)
             if kept is not None:
-                return _json(call.request_id, kept, route.status, "", replayed=True)
+                return _json(kept, route.status, "", replayed=True)
         result = await route.handler(replace(call, opened=tx))
         answer = msgspec.json.encode(result)
         if key is not None:
             await idempotency.keep(call.ctx, tx, str(call.actor), key, answer)
         crash_point("request.answer_kept")
     crash_point("request.committed")
-    return _json(call.request_id, answer, route.status, etag.of_answer(result))
+    return _json(answer, route.status, etag.of_answer(result))
 
 
-def _json(request_id: str, body: bytes, status: int, tag: str, *, replayed: bool = False) -> Response:
+def _json(body: bytes, status: int, tag: str, *, replayed: bool = False) -> Answer:
     headers = {"Content-Type": "application/json"}
     if tag:
         headers["ETag"] = tag
     if replayed:
         headers["Idempotency-Replayed"] = "true"
-    return _respond(request_id, body, status, headers)
+    return Answer(body, status, headers)
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -215,20 +228,25 @@ def _check_path(path: dict[str, str]) -> None:
             raise NotFound(detail)
 
 
-def _respond(request_id: str, body: bytes | AsyncIterator[bytes], status: int, headers: dict[str, Any]) -> Response:
-    merged = {**SECURITY, **(HSTS if request.scheme == "https" else {}), **headers, "X-Request-ID": request_id}
-    return Response(body, status=status, headers=merged)
+def _complete(answer: Answer, request: Request, request_id: str) -> Answer:
+    """Return the answer with the fields that every one has."""
+    secure = HSTS if request.scheme == "https" else {}
+    return answer._replace(headers={**SECURITY, **secure, **answer.headers, "X-Request-ID": request_id})
+
+
+def _respond(answer: Answer) -> Response:
+    return Response(answer.body, status=answer.status, headers=answer.headers)
 
 
 async def _http_exception(error: HTTPException) -> Response:
     """Answer what never reached a route: unknown paths and methods."""
     request_id = new_id("req")
     wrong: CertctlError = NotFound(f"there is no {request.path} here; /api/v1/openapi.json lists every route")
-    problem = problems.problem_of(wrong, request_id)
+    answer = Answer(*problems.answer(problems.problem_of(wrong, request_id)))
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         detail = f"{request.method} is not allowed here; allowed: {allowed}"
         problem = problems.Problem("about:blank", "Method not allowed", 405, detail, request_id)
         body, status, headers = problems.answer(problem)
-        return _respond(request_id, body, status, {**headers, "Allow": allowed})
-    return _respond(request_id, *problems.answer(problem))
+        answer = Answer(body, status, {**headers, "Allow": allowed})
+    return _respond(_complete(answer, request, request_id))

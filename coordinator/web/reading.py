@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 from quart import Request
+from werkzeug.datastructures import Headers
 
 from coordinator.web import problems
 from coordinator.web.table import NoBody, NoQuery, Route
@@ -22,7 +23,7 @@ _NUL = "holds the character NUL, which cannot be stored; remove it"
 
 async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
     """Return the body as the route's struct; raise ``InvalidInput`` or ``UnsupportedMedia``."""
-    if route.request is NoBody and not _announced(request):
+    if route.request is NoBody and not announced(request.headers):
         return NoBody()  # to wait for nothing would take a task of its own
     request.max_content_length = max_bytes
     data = await request.get_data(cache=route.creates, as_text=False)
@@ -47,9 +48,9 @@ async def read_body(request: Request, route: Route, max_bytes: int) -> Any:
     return body
 
 
-def _announced(request: Request) -> bool:
-    """Say whether a body comes with the request (RFC 9112 section 6.3)."""
-    return request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers
+def announced(headers: Headers) -> bool:
+    """Say whether a body comes with a request (RFC 9112 section 6.3)."""
+    return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
 
 
 async def read_again(request: Request) -> bytes:
