@@ -189,7 +189,7 @@ class Job(msgspec.Struct, frozen=True):
     kind: str
     run_id: str
     certificate_id: str
-    agent_id: str
+    agent_id: str | None
     target_id: str | None
     state: str
     trigger: str
@@ -204,7 +204,7 @@ class Job(msgspec.Struct, frozen=True):
     served_fingerprint: str = ""
 
     @property
-    def part(self) -> tuple[str, str, str | None]:
+    def part(self) -> tuple[str, str | None, str | None]:
         """Return what this attempt is about; attempts at the same thing share it."""
         return self.kind, self.agent_id, self.target_id
 
@@ -220,7 +220,7 @@ class RunStep(msgspec.Struct, frozen=True):
     step: str
     at: datetime
     ms: float | None
-    agent_id: str
+    agent_id: str | None
     target_id: str | None
     evidence: dict[str, str]
 

@@ -151,7 +151,8 @@ async def _decline(tx: Transaction, found: Open, state: str, why: str) -> None:
     await _cancel(tx, found, state, failure)
     explanation = f"{cause}; renew the certificate to ask again"
     job = found.job
-    await bindings.explain(tx, job["certificate_id"], job["agent_id"], explanation, declined=True)
+    if job["agent_id"] is not None:
+        await bindings.explain(tx, job["certificate_id"], job["agent_id"], explanation, declined=True)
     event = Event(
         key=f"approval_{state}:{found.approval['id']}",
         type=f"approval_{state}",

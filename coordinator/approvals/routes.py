@@ -40,7 +40,7 @@ class Approval(msgspec.Struct):
     state: State
     certificate_id: str
     job_id: str
-    agent_id: str
+    agent_id: str | None
     profile_id: str
     requested_by: list[str]
     required: int

@@ -7,9 +7,9 @@ every vote and once more by the gate before it signs. An approval is open exactl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from cryptography import x509
@@ -20,6 +20,7 @@ from coordinator.approvals import store
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
+from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.notifications import service as notifications
 from coordinator.notifications.service import Event
@@ -32,6 +33,8 @@ from core.renewal import backdating
 
 APPROVALS_TOPIC = "approvals"
 NOBODY = "system"
+_CLIENT = "client"
+"""The holder where no agent is one."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -53,6 +56,16 @@ class Wanted(msgspec.Struct, frozen=True):
         """Return what a renewal has in common with what it renews."""
         fields = msgspec.structs.asdict(self)
         return tuple(fields[name] for name in self.__struct_fields__[: self.__struct_fields__.index("spki_sha256")])
+
+
+class Question(NamedTuple):
+    """What persons are asked: by whom (``actor``), for which job, and who is behind it and may not answer."""
+
+    actor: Actor
+    job: Columns
+    profile: Profile
+    wanted: Wanted
+    requested_by: Sequence[str]
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -84,7 +97,7 @@ def read_wanted(stored: dict[str, Any]) -> Wanted:
     return msgspec.convert(stored, Wanted)
 
 
-async def needed(tx: Transaction, job: Row, profile: Profile, asked: Wanted) -> bool:
+async def needed(tx: Transaction, job: Columns, profile: Profile, asked: Wanted) -> bool:
     """Say whether persons have to agree first. Whoever cannot find that out must not sign: errors pass through."""
     if not profile.requires_approval:
         return False
@@ -94,12 +107,11 @@ async def needed(tx: Transaction, job: Row, profile: Profile, asked: Wanted) -> 
     return last is None or read_wanted(last).content != asked.content
 
 
-async def ask(
-    tx: Transaction, actor: Actor, job: Row, profile: Profile, asked: Wanted, open_for: timedelta, request_id: str
-) -> None:
+async def ask(tx: Transaction, question: Question, open_for: timedelta, request_id: str) -> None:
     """Request an approval of what a job shall bring about, to be given within ``open_for``."""
+    actor, job, profile, asked = question.actor, question.job, question.profile, question.wanted
     certificate_id, agent_id = job["certificate_id"], job["agent_id"]
-    requested_by = await bindings.asked_by(tx, certificate_id, agent_id) or [NOBODY]
+    requested_by = list(question.requested_by) or [NOBODY]
     approval_id = new_id("apr")
     changes = await _changes(tx, certificate_id, agent_id, asked)
     approval = {
@@ -115,7 +127,8 @@ async def ask(
         "changes": msgspec.to_builtins(changes),
     }
     await store.insert(tx, approval, open_for)
-    await bindings.explain(tx, certificate_id, agent_id, f"waits for approval ({approval_id})")
+    if agent_id is not None:
+        await bindings.explain(tx, certificate_id, agent_id, f"waits for approval ({approval_id})")
     details = {
         "approval_id": approval_id,
         "job_id": job["id"],
@@ -148,8 +161,8 @@ def _told(
     return "\n".join(lines)
 
 
-async def _changes(tx: Transaction, certificate_id: str, agent_id: str, asked: Wanted) -> list[Change]:
-    last = await store.last_version(tx, certificate_id, agent_id)
+async def _changes(tx: Transaction, certificate_id: str, agent_id: str | None, asked: Wanted) -> list[Change]:
+    last = await store.last_version(tx, certificate_id, agent_id or _CLIENT)
     return list(_compared(last, asked))
 
 

@@ -40,11 +40,12 @@ async def insert(conn: Connection, approval: Mapping[str, Any], open_for: timede
     )
 
 
-async def last_approved(conn: Connection, certificate_id: str, agent_id: str) -> dict[str, Any] | None:
+async def last_approved(conn: Connection, certificate_id: str, agent_id: str | None) -> dict[str, Any] | None:
     """Return what was approved last for a holder."""
     wanted: dict[str, Any] | None = await conn.fetchval(
         """
-        SELECT wanted FROM approvals WHERE certificate_id = $1 AND agent_id = $2 AND state = 'approved'
+        SELECT wanted FROM approvals
+        WHERE certificate_id = $1 AND agent_id IS NOT DISTINCT FROM $2 AND state = 'approved'
         ORDER BY created_at DESC, id DESC LIMIT 1
         """,
         certificate_id,

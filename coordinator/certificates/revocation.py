@@ -74,3 +74,19 @@ async def revoke(
     await audit.record(tx, caller.actor, action, "certificate", certificate_id, details, caller.request_id)
     crash_point("certificate.revoked")
     return Revoked(version_ids, job_ids)
+
+
+async def revoke_version(
+    ctx: Context, tx: Transaction, caller: Caller, certificate_id: str, version_id: str, reason: Reason
+) -> None:
+    """Revoke one version that a client holds, which replaces it by itself; raise ``Conflict`` if that was done."""
+    await store.locked(tx, [certificate_id])
+    serial = await store.revoke_version(tx, version_id, ctx.clock.now(), reason)
+    if serial is None:
+        detail = f"version {version_id} was revoked already"
+        raise Conflict(detail)
+    await store.stand_anew(tx, [certificate_id])
+    details = {"reason": reason, "version_ids": [version_id], "serials": [serial], "job_ids": []}
+    action = "certificate.revoked"
+    await audit.record(tx, caller.actor, action, "certificate", certificate_id, details, caller.request_id)
+    crash_point("certificate.revoked")

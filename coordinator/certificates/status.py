@@ -21,6 +21,9 @@ IMPORTED = "imported"
 _UNHELD = "no agent has a key for it; bind it to a target or an agent"
 
 
+_FOREIGN = {IMPORTED: f"it was issued elsewhere, and {_UNHELD}", "client": ""}
+
+
 class Holder(msgspec.Struct):
     """An agent that keeps a key for the certificate, and the newest version it has."""
 
@@ -59,8 +62,12 @@ class Binding(msgspec.Struct):
 
 
 class Imported(msgspec.Struct):
-    """The version of a certificate that was issued elsewhere: all there is as long as nobody here holds a key."""
+    """The version whose key nobody here holds, where there is no other: issued elsewhere, or to a client.
 
+    ``holder`` is ``imported`` or ``client``.
+    """
+
+    holder: str
     not_before: datetime
     not_after: datetime
     revoked_at: datetime | None
@@ -113,9 +120,7 @@ def status(
         renew_at=min(due, default=None),
         failing=any(h.failing for h in holders) or any(b.failing for b in bindings),
         alert=_alert(holders, foreign, rules, now),
-        reason=next(
-            iter(reasons), "" if holders else f"it was issued elsewhere, and {_UNHELD}" if foreign else _UNHELD
-        ),
+        reason=next(iter(reasons), "" if holders else _FOREIGN[foreign.holder] if foreign else _UNHELD),
         holders=list(holders),
         bindings=list(bindings),
     )

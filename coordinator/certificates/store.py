@@ -64,10 +64,11 @@ _SHOWN = f"""{TABLE.reads},
   (SELECT json_build_object('thresholds_days', alert_thresholds_days, 'severity_map', alert_severity_map,
       'channels', alert_channels)
     FROM renewal_policies WHERE renewal_policies.id = certificates.renewal_policy_id)::text AS alert_rules,
-  CASE WHEN source = 'imported' THEN (
-    SELECT json_build_object('not_before', not_before, 'not_after', not_after, 'revoked_at', revoked_at)
-    FROM certificate_versions AS versions WHERE versions.certificate_id = certificates.id AND holder = 'imported'
-    ORDER BY generation DESC LIMIT 1) END::text AS imported"""
+  CASE WHEN source IN ('imported', 'acme') THEN (
+    SELECT json_build_object('holder', holder, 'not_before', not_before, 'not_after', not_after,
+      'revoked_at', revoked_at)
+    FROM certificate_versions AS versions WHERE versions.certificate_id = certificates.id
+      AND holder IN ('imported', 'client') ORDER BY created_at DESC, generation DESC LIMIT 1) END::text AS imported"""
 LISTING = SearchedListing(
     _SHOWN,
     "certificates",
@@ -119,8 +120,8 @@ TIMELINE = Listing(
       FROM audit_events WHERE resource_type = 'certificate'
       UNION ALL
       SELECT 'te-' || jobs.id || '-' || lpad(place::text, 4, '0'), (step ->> 'at')::timestamptz, 'job', step ->> 'step',
-        'agent:' || agent_id, jobs.id, target_id, step - 'step' - 'at' || jsonb_build_object('kind', kind),
-        certificate_id
+        coalesce('agent:' || agent_id, 'client'), jobs.id, target_id,
+        step - 'step' - 'at' || jsonb_build_object('kind', kind), certificate_id
       FROM jobs CROSS JOIN LATERAL jsonb_array_elements(timeline) WITH ORDINALITY AS steps (step, place)
     ) AS entries""",
     "te",
@@ -157,6 +158,20 @@ async def revoke(conn: Connection, certificate_id: str, now: datetime, reason: s
         now,
         reason,
     )
+
+
+async def revoke_version(conn: Connection, version_id: str, now: datetime, reason: str) -> str | None:
+    """Mark one version that has not been revoked; return its serial number."""
+    serial: str | None = await conn.fetchval(
+        """
+        UPDATE certificate_versions SET revoked_at = $2, revocation_reason = $3
+        WHERE id = $1 AND revoked_at IS NULL RETURNING serial
+        """,
+        version_id,
+        now,
+        reason,
+    )
+    return serial
 
 
 async def newest_revocation(conn: Connection, certificate_id: str) -> Row | None:

@@ -60,6 +60,12 @@ Value: TypeAlias = Any
 """What a column holds. Its type is in the schema, which the checker does not read; the store that reads it knows."""
 
 
+class Columns(Protocol):
+    """What can be read by column: a row, or a dict that stands for one."""
+
+    def __getitem__(self, key: str, /) -> Value: ...
+
+
 class Record(Protocol):
     """One row: fields by name or position."""
 

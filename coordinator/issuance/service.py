@@ -28,6 +28,7 @@ from coordinator.approvals import service as approvals
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
+from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.issuance import store
 from coordinator.issuers import service as issuers
@@ -57,6 +58,32 @@ _BATCH = 100
 OUTDATED = Failure("approval", "the certificate or its profile has changed since this was asked for", transient=False)
 _ISSUER_TYPE = "local"
 """What metrics call the authority: there is one type of it."""
+
+
+CLIENT = "client"
+"""The holder of versions whose key is a foreign client's."""
+
+
+class Intent(NamedTuple):
+    """A checked request before anything is chosen for it; ``validity`` None is the certificate's lifetime from now."""
+
+    source: str
+    requester: str
+    facts: CSRFacts
+    csr: bytes
+    waits: bool
+    validity: tuple[datetime, datetime] | None = None
+
+
+class Enrolment(NamedTuple):
+    """What a foreign client asks the gate for; ``on_behalf_of`` are actors who may not approve it either."""
+
+    source: str
+    certificate_id: str
+    facts: CSRFacts
+    csr: bytes
+    validity: tuple[datetime, datetime] | None = None
+    on_behalf_of: Sequence[str] = ()
 
 
 class _Signed(NamedTuple):
@@ -114,40 +141,83 @@ async def _accept(
     profile = await _check(tx, certificate, job["agent_id"], facts)
     asked = approvals.wanted(certificate, profile, facts.spki_sha256, submission.csr)
     waits = await approvals.needed(tx, job, profile, asked)
+    serial = await _intend(ctx, tx, job, certificate, Intent("agent", str(actor), facts, submission.csr, waits))
+    steps = [Step("key", submission.key_ms), Step("csr", submission.csr_ms)]
+    await jobs.move(tx, job, JobState.AWAITING_APPROVAL if waits else JobState.AWAITING_CA, steps)
+    await _accepted(tx, actor, job, facts, serial, request_id)
+    if waits:
+        requested_by = await bindings.asked_by(tx, certificate["id"], job["agent_id"])
+        question = approvals.Question(actor, job, profile, asked, requested_by)
+        await approvals.ask(tx, question, ctx.settings.approval_timeout, request_id)
+
+
+async def enroll(ctx: Context, tx: Transaction, actor: Actor, enrolment: Enrolment, request_id: str) -> str:
+    """Take the CSR of a foreign client for a locked certificate; return the job, which ``finish`` carries out.
+
+    Raises ``Refused`` for names or a key other than wanted and for what the profile forbids.
+    """
+    certificate, profile = await _order_of(tx, enrolment.certificate_id)
+    facts, csr = enrolment.facts, enrolment.csr
+    _check_wanted(certificate, facts, await store.key_refused(tx, facts.spki_sha256, CLIENT))
+    asked = approvals.wanted(certificate, profile, facts.spki_sha256, csr)
+    about = {"certificate_id": certificate["id"], "agent_id": None}
+    waits = await approvals.needed(tx, about, profile, asked)
+    job = await jobs.begin_enrolment(tx, certificate["id"], waits=waits)
+    intent = Intent(enrolment.source, str(actor), facts, csr, waits, enrolment.validity)
+    serial = await _intend(ctx, tx, job, certificate, intent)
+    await _accepted(tx, actor, job, facts, serial, request_id)
+    if waits:
+        question = approvals.Question(actor, job, profile, asked, [str(actor), *enrolment.on_behalf_of])
+        await approvals.ask(tx, question, ctx.settings.approval_timeout, request_id)
+    return str(job["id"])
+
+
+async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row, intent: Intent) -> str:
+    """Choose serial number, dates and the authority's key, store all that will be signed; return the serial number."""
     authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
     check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
-    not_before, not_after = _validity(ctx, certificate["lifetime_s"], authority)
+    not_before, not_after = intent.validity or _validity(ctx, certificate["lifetime_s"], authority)
     request = {
         "id": new_id("req"),
-        "source": "agent",
-        "requester": str(actor),
+        "source": intent.source,
+        "requester": intent.requester,
         "certificate_id": certificate["id"],
         "job_id": job["id"],
         "issuer_id": certificate["issuer_id"],
         "issuer_ski": authority.ski,
-        "spki_sha256": facts.spki_sha256,
-        "csr": submission.csr,
-        "state": "waiting" if waits else "signing",
+        "spki_sha256": intent.facts.spki_sha256,
+        "csr": intent.csr,
+        "state": "waiting" if intent.waits else "signing",
         "serial": serial_hex(new_serial()),
         "not_before": not_before,
-        "not_after": not_after,
+        "not_after": min(not_after, authority.certificate.not_valid_after_utc),
     }
     await store.insert_request(tx, request)
-    steps = [Step("key", submission.key_ms), Step("csr", submission.csr_ms)]
-    await jobs.move(tx, job, JobState.AWAITING_APPROVAL if waits else JobState.AWAITING_CA, steps)
-    details = {
-        "job_id": job["id"],
-        "serial": request["serial"],
-        "spki_sha256": facts.spki_sha256,
-        "ignored": facts.ignored,
-    }
-    await audit.record(tx, actor, "certificate.csr_accepted", "certificate", certificate["id"], details, request_id)
-    if waits:
-        await approvals.ask(tx, actor, job, profile, asked, ctx.settings.approval_timeout, request_id)
+    return str(request["serial"])
 
 
-async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts) -> Profile:
+async def _accepted(tx: Transaction, actor: Actor, job: Columns, facts: CSRFacts, serial: str, request_id: str) -> None:
+    details = {"job_id": job["id"], "serial": serial, "spki_sha256": facts.spki_sha256, "ignored": facts.ignored}
+    await audit.record(tx, actor, "certificate.csr_accepted", "certificate", job["certificate_id"], details, request_id)
+
+
+async def _check(tx: Transaction, certificate: Row, holder: str | None, facts: CSRFacts) -> Profile:
     """Return the profile; raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
+    if holder is None:
+        taken = await store.key_refused(tx, facts.spki_sha256, CLIENT)
+    else:
+        taken = await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder)
+    _check_wanted(certificate, facts, taken)
+    profile = await profiles.get(tx, certificate["profile_id"])
+    assert profile is not None  # noqa: S101 - the certificate's foreign key
+    names = msgspec.convert(certificate["names"], tuple[Name, ...])
+    profile.check(names, facts.key_algorithm, certificate["lifetime_s"], certificate["issuer_id"])
+    await policies.check(tx, certificate["id"])
+    return profile
+
+
+def _check_wanted(certificate: Row, facts: CSRFacts, key_taken: bool) -> None:  # noqa: FBT001 - one more finding
+    """Raise ``Refused`` that names everything in which a CSR is not what is wanted."""
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
     wrong = [
         *(
@@ -164,7 +234,7 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
         wrong.append(
             FieldError("csr", f"holds a key of {facts.key_algorithm}; wanted is {certificate['key_algorithm']}")
         )
-    if await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder):
+    if key_taken:
         wrong.append(
             FieldError(
                 "csr", "holds a key that another certificate or agent uses, or that was compromised; make a new one"
@@ -172,11 +242,6 @@ async def _check(tx: Transaction, certificate: Row, holder: str, facts: CSRFacts
         )
     if wrong:
         raise Refused("; ".join(f"the CSR {error.problem}" for error in wrong), errors=tuple(wrong))
-    profile = await profiles.get(tx, certificate["profile_id"])
-    assert profile is not None  # noqa: S101 - the certificate's foreign key
-    profile.check(names, facts.key_algorithm, certificate["lifetime_s"], certificate["issuer_id"])
-    await policies.check(tx, certificate["id"])
-    return profile
 
 
 async def still_wanted(tx: Transaction, job: Row, asked: approvals.Wanted) -> bool:
@@ -314,7 +379,7 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     version = {
         "id": version_id,
         "certificate_id": job["certificate_id"],
-        "holder": job["agent_id"],
+        "holder": job["agent_id"] or CLIENT,
         "issuer_id": request["issuer_id"],
         "issuer_ski": request["issuer_ski"],
         "serial": facts.serial,
@@ -329,6 +394,10 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     await store.insert_version(tx, version)
     await store.finish_request(tx, request["id"], version_id)
     await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
+    if job["agent_id"] is None:  # its holder renews it by itself
+        await store.stand_anew(tx, job["certificate_id"])
+        tx.wake(renewal_policies.RENEWALS_TOPIC)
+        return version_id
     validity = facts.not_before, facts.not_after
     due = await renewal_policies.renewal_time(tx, signed.renewal_policy_id, job["agent_id"], validity, ctx.clock.now())
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)

@@ -142,3 +142,22 @@ async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, ho
             holder,
         )
     )
+
+
+async def key_refused(conn: Connection, spki_sha256: str, holder: str) -> bool:
+    """Say whether somebody of another kind has a key, or it was compromised: clients may use theirs more than once."""
+    return bool(
+        await conn.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM certificate_versions
+                           WHERE spki_sha256 = $1 AND (holder <> $2 OR revocation_reason = 'keyCompromise'))
+            """,
+            spki_sha256,
+            holder,
+        )
+    )
+
+
+async def stand_anew(conn: Connection, certificate_id: str) -> None:
+    """Have a certificate stand as its newest version says, which a client holds: no trigger does that."""
+    await conn.execute("SELECT stand_anew(ARRAY[$1])", certificate_id)

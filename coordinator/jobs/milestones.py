@@ -63,7 +63,7 @@ class RunStep(msgspec.Struct):
     at: datetime
     ms: float | None
     job_id: str
-    agent_id: str
+    agent_id: str | None
     target_id: str | None
     evidence: dict[str, str]
 
@@ -73,7 +73,7 @@ class Attempt(Protocol):
 
     id: str
     kind: str
-    agent_id: str
+    agent_id: str | None
     target_id: str | None
     trigger: str
     state: str

@@ -33,7 +33,7 @@ class Job(msgspec.Struct):
     kind: str
     run_id: str
     certificate_id: str
-    agent_id: str
+    agent_id: str | None
     target_id: str | None
     version_id: str | None
     state: str

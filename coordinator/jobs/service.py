@@ -91,6 +91,24 @@ async def queue_deployment(
     return await _queue(conn, job, delay)
 
 
+async def begin_enrolment(conn: Transaction, certificate_id: str, *, waits: bool) -> dict[str, Any]:
+    """Begin the issuance of what a foreign client brought a CSR for: no agent has a part in it; return the job."""
+    job_id = new_id("job")
+    job = {
+        "id": job_id,
+        "kind": JobKind.ISSUANCE,
+        "run_id": job_id,
+        "certificate_id": certificate_id,
+        "agent_id": None,
+        "state": JobState.AWAITING_APPROVAL if waits else JobState.AWAITING_CA,
+        "trigger": "requested",
+        "attempt": 1,
+        "traceparent": tracing.current(),
+    }
+    await store.insert(conn, job, NOW)
+    return job
+
+
 async def _queue(conn: Transaction, job: dict[str, Any], delay: timedelta) -> str | None:
     # What follows without a request – a retry, a repair – belongs to the trace that its run began in.
     job["traceparent"] = tracing.current() or await trace_of(conn, job["run_id"])
