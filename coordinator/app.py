@@ -13,6 +13,8 @@ from coordinator.approvals import routes as approvals
 from coordinator.audit import routes as audit
 from coordinator.certificates import exporting, history, importing
 from coordinator.certificates import routes as certificates
+from coordinator.enrollment.acme import routes as acme_routes
+from coordinator.enrollment.acme import server as acme
 from coordinator.events import routes as events
 from coordinator.issuers import routes as issuers
 from coordinator.jobs import routes as jobs
@@ -83,6 +85,7 @@ _ROOMS: list[Route] = [
     *overview.ROUTES,
     *events.ROUTES,
     *loops.ROUTES,
+    *acme_routes.ROUTES,
 ]
 ROUTES = [*_ROOMS, *saved_views.routes_over(lists_of(_ROOMS))]
 """The one route table: dispatch, permissions and the OpenAPI document come from it."""
@@ -91,6 +94,7 @@ ROUTES = [*_ROOMS, *saved_views.routes_over(lists_of(_ROOMS))]
 def create_app(ctx: Context) -> Quart:
     """Return the application that listens on HTTPS."""
     app = _app(ctx, ROUTES)
+    acme.install(app, ctx)
     cors.install(app, ctx.settings.cors_origins)
     return app
 

@@ -11,6 +11,7 @@ from coordinator.agents.polling import Polls
 from coordinator.audit.sealing import Trail
 from coordinator.database.pool import Database
 from coordinator.encryption.naming import own_name
+from coordinator.enrollment.acme.validating import Validations
 from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
 from coordinator.metrics.state import State
@@ -48,6 +49,7 @@ class Context:
     signers: dict[tuple[str, str], LocalIssuer] = field(default_factory=dict)
     opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Key stores that are opened at once, see ``certificates.opening``."""
+    validations: Validations = field(default_factory=Validations)
     budgets: Budgets = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from connectors.notifiers.smtp import MailServer
+from coordinator.enrollment.acme import settings as acme
+from coordinator.enrollment.acme.settings import ACMESettings
 from coordinator.loops import settings as loops
 from coordinator.loops.settings import LoopSettings
 from coordinator.oidc import settings as oidc
@@ -109,6 +111,7 @@ class Settings:
     session_idle: timedelta
     session_lifetime: timedelta
     oidc: OIDCSettings | None
+    acme: ACMESettings
     log_level: str
     log_format: str
     warnings: tuple[str, ...] = ()
@@ -160,6 +163,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         keygen_mode=env.choice("CERTCTL_KEYGEN_MODE", "agent", ("agent", "server")),
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
+        acme=acme.load(env),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),

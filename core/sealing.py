@@ -31,11 +31,19 @@ class Sealer:
 
     def __init__(self, current: Secret[bytes], previous: Secret[bytes] | None = None) -> None:
         masters = [_derive(key) for key in (current, previous) if key is not None]
+        self._masters = masters
+        self._derived: dict[bytes, tuple[bytes, ...]] = {}
         self._keys = {_key_id(master): AESGCM(_expand(master, b"seal")) for master in masters}
         self._active = _key_id(masters[0])
         self.key_ids = tuple(key_id.hex() for key_id in self._keys)
         self.current = self.key_ids[0]
         """The ids, in hex, of the keys that open, the current one first, and that of the current one."""
+
+    def derived(self, purpose: bytes) -> tuple[bytes, ...]:
+        """Return 32-byte keys of their own for ``purpose``, the same in every coordinator; the current one first."""
+        if purpose not in self._derived:
+            self._derived[purpose] = tuple(_expand(master, b"derived " + purpose) for master in self._masters)
+        return self._derived[purpose]
 
     def choose(self, *, current: bool) -> bool:
         """Seal with the current key from now on, or with the previous one; say whether that is a change."""

@@ -18,6 +18,7 @@ from coordinator.database.connection import Connection, Transaction
 from coordinator.database.sealed import SealedColumn
 from coordinator.encryption import store
 from coordinator.encryption.naming import is_gone
+from coordinator.enrollment.acme import accounts as acme
 from coordinator.idempotency import service as idempotency
 from coordinator.issuers import service as issuers
 from coordinator.server_tls import service as server_tls
@@ -35,6 +36,7 @@ SEALED: tuple[SealedColumn, ...] = (
     audit.SEALED,
     sessions.SEALED,
     idempotency.SEALED,
+    acme.SEALED,
 )
 """Everything that the coordinators keep sealed for themselves. What is sealed to an agent is not theirs to open."""
 _ALIVE = timedelta(seconds=15)

@@ -20,6 +20,7 @@ class LoopSettings(NamedTuple):
     job_timeout: timedelta
     agent_health: timedelta
     short_lived_expiry: timedelta
+    acme_gc: timedelta
     csr_timeout: timedelta
 
 
@@ -33,6 +34,7 @@ def load(env: Environment) -> LoopSettings:
         job_timeout=env.read("CERTCTL_JOB_TIMEOUT_INTERVAL", timedelta(minutes=10), every),
         agent_health=env.read("CERTCTL_SCHEDULER_AGENT_HEALTH_CHECK_INTERVAL", timedelta(minutes=2), every),
         short_lived_expiry=env.read("CERTCTL_SHORT_LIVED_EXPIRY_CHECK_INTERVAL", timedelta(seconds=30), every),
+        acme_gc=env.read("CERTCTL_ACME_SERVER_GC_INTERVAL", timedelta(minutes=1), every),
         csr_timeout=env.read("CERTCTL_JOB_AWAITING_CSR_TIMEOUT", timedelta(hours=24), every),
     )
 

@@ -16,6 +16,7 @@ from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.certificates import lives
 from coordinator.encryption import service as encryption
+from coordinator.enrollment.acme import validating as acme
 from coordinator.idempotency import service as idempotency
 from coordinator.issuance import service as issuance
 from coordinator.limits import service as limits
@@ -189,5 +190,6 @@ LOOPS = (
     # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
     Loop(audit.SEALING, _SEALING_S, _sealing, rest_s=0.3, purpose="seals the audit trail"),
     Loop(sealing.EXPORTING, _HEADS_S, _heads, rest_s=1.0, purpose="posts the newest head of the audit trail"),
+    Loop("acme-gc", "acme_gc", acme.collect, purpose="forgets what ACME clients left, looks at challenges left over"),
     Loop("audit-months", 3600.0, _months, purpose="makes the audit trail's months and drops old ones"),
 )

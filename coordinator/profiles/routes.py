@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from core.patterns import check_pattern
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)]
+AuthMode = Literal["trust_authenticated", "challenge"]
 _ALONE = "stands alone in a certificate (RFC 3161 section 2.3)"
 
 
@@ -35,6 +36,10 @@ class ProfileBody(Strict):
     With ``requires_approval`` that many persons other than who asked have to agree to each issuance; without
     ``approve_renewals`` only to what is not exactly what was approved last. ``approver_owner_ids`` limits them to keys
     of these owners, and to people with their e-mail addresses.
+
+    ACME accounts of a profile with ``trust_authenticated`` get every name that it allows without a challenge; so they
+    have to be bound to an external account, unless ``acme_open_accounts``. With ``challenge`` names are validated.
+    Null is what CERTCTL_ACME_SERVER_DEFAULT_AUTH_MODE says.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -55,6 +60,8 @@ class ProfileBody(Strict):
     approvals_required: Annotated[int, msgspec.Meta(ge=1, le=20)] = 1
     approve_renewals: bool = True
     approver_owner_ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
+    acme_auth_mode: AuthMode | None = None
+    acme_open_accounts: bool = False
     enabled: bool = True
 
 
@@ -78,6 +85,8 @@ class Profile(msgspec.Struct):
     approvals_required: int
     approve_renewals: bool
     approver_owner_ids: list[str]
+    acme_auth_mode: AuthMode | None
+    acme_open_accounts: bool
     enabled: bool
     revision: int
     created_at: datetime

@@ -39,6 +39,8 @@ class Profile(msgspec.Struct, frozen=True):
     approvals_required: int
     approve_renewals: bool
     approver_owner_ids: tuple[str, ...]
+    acme_auth_mode: str | None
+    acme_open_accounts: bool
     enabled: bool
     revision: int
 

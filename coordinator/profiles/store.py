@@ -28,6 +28,8 @@ TABLE = Table(
         "approvals_required",
         "approve_renewals",
         "approver_owner_ids",
+        "acme_auth_mode",
+        "acme_open_accounts",
         "enabled",
     ),
 )

@@ -16,6 +16,7 @@ from werkzeug.sansio.request import Request as SansIORequest
 
 from coordinator.web.dispatch import answer_to
 from coordinator.web.later import Message, Receive, Send
+from coordinator.web.paging import PageQuery
 from coordinator.web.reading import announced
 from coordinator.web.table import Route
 
@@ -82,7 +83,7 @@ def install(app: Quart, ctx: Context, routes: Iterable[Route]) -> None:
 
 
 def _is_short(route: Route) -> bool:
-    return route.response is not None and not route.other_content_types
+    return route.response is not None and not issubclass(route.query, PageQuery)  # a list may be streamed
 
 
 async def _serve(ctx: Context, route: Route, path: dict[str, str], request: Request, send: Send) -> None:

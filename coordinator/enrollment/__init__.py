@@ -1,0 +1,1 @@
+"""Foreign clients enrol here: the protocol servers."""

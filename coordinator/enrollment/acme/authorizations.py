@@ -1,0 +1,183 @@
+"""Authorizations and their challenges (RFC 8555 sections 7.1.4 and 7.5): made, used again, shown, deactivated.
+
+A profile in trust mode needs no proof: its authorizations are valid when they are made. Otherwise a client says which
+challenge it has prepared, and ``validating`` looks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+
+from coordinator.audit import service as audit
+from coordinator.database.connection import Transaction
+from coordinator.database.driver import Columns
+from coordinator.database.driver import Record as Row
+from coordinator.enrollment.acme import names, store
+from coordinator.enrollment.acme.calls import Call, Reply
+from coordinator.enrollment.acme.names import Identifier, Wanted
+from coordinator.enrollment.acme.problems import Problem
+from coordinator.limits import service as limits
+from core import acme
+from core.crash import crash_point
+from core.ids import new_id
+
+TRUST = "trust_authenticated"
+_LASTING = timedelta(hours=1)
+"""An authorization that ends sooner is not used again: the order would outlive it."""
+_HOUR = timedelta(hours=1)
+_TOKEN_BYTES = 32
+POLL_S = 1
+Challenge = dict[str, Any]
+
+
+class _NewAuthorization(msgspec.Struct):
+    identifier: Identifier
+
+
+class _Update(msgspec.Struct):
+    status: Literal["deactivated"]
+
+
+def _types(wanted: Wanted) -> tuple[str, ...]:
+    """Return the challenges that can prove a name: a wildcard by DNS alone (section 8.4), an address not by it."""
+    if wanted.kind == "ip":
+        return acme.HTTP_01, acme.TLS_ALPN_01
+    if wanted.wildcard:
+        return acme.DNS_01, acme.DNS_ACCOUNT_01
+    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01
+
+
+async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> list[str]:
+    """Return an authorization for each name, those that are valid already included, in the order of the names."""
+    asked = [(one.kind, one.value, one.wildcard) for one in wanted]
+    mode = call.mode
+    usable = await store.usable_authorizations(tx, call.account_id, mode, asked, _LASTING)
+    ids = {(row["kind"], row["value"], row["wildcard"]): str(row["id"]) for row in usable}
+    new = [_row(call, one) for one in wanted if (one.kind, one.value, one.wildcard) not in ids]
+    if new:
+        await store.insert_authorizations(tx, new, call.ctx.settings.acme.authz_ttl)
+    ids |= {(row["kind"], row["value"], row["wildcard"]): row["id"] for row in new}
+    return [ids[each] for each in asked]
+
+
+def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
+    trusted = call.mode == TRUST
+    status = "valid" if trusted else "pending"
+    token = acme.encode(os.urandom(_TOKEN_BYTES))
+    return {
+        "id": new_id("acz"),
+        "account_id": call.account_id,
+        "kind": wanted.kind,
+        "value": wanted.value,
+        "wildcard": wanted.wildcard,
+        "mode": call.mode,
+        "status": status,
+        "challenges": [
+            {"type": each, "token": token, "status": status, **({"validated": _now(call)} if trusted else {})}
+            for each in (_types(wanted)[:1] if trusted else _types(wanted))
+        ],
+    }
+
+
+def _now(call: Call) -> str:
+    return call.ctx.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def create(call: Call, tx: Transaction) -> Reply:
+    """Take an authorization before there is an order (section 7.4.1); wildcards have none."""
+    body = call.read(_NewAuthorization)
+    (wanted,) = names.read([body.identifier], call)
+    if wanted.wildcard:
+        raise Problem("malformed", "identifier: a wildcard cannot be authorized before its order (section 7.4.1)")
+    await limits.take(tx, "acme orders", call.account_id, call.ctx.settings.acme.orders_per_hour, _HOUR)
+    (authorization_id,) = await for_order(call, tx, [wanted])
+    row = await store.authorization(tx, authorization_id, call.account_id)
+    assert row is not None  # noqa: S101 - it is there, or was inserted
+    details = {"identifier": wanted.value}
+    await audit.record(
+        tx, call.actor, "acme_authorization.created", "acme_authorization", authorization_id, details, call.request_id
+    )
+    crash_point("acme.authorization_created")
+    return Reply(shown(call, row), HTTPStatus.CREATED, {"Location": f"{call.base}/authz/{authorization_id}"})
+
+
+async def show(call: Call, tx: Transaction) -> Reply:
+    """Return an authorization, or deactivate it (section 7.5.2)."""
+    row = await of(call, tx, lock=bool(call.request.payload))
+    if call.request.payload:
+        status = call.read(_Update).status
+        if _status(row) not in {"pending", "valid"}:
+            raise Problem("malformed", f"the authorization is {_status(row)} already")
+        await store.set_authorization(tx, row["id"], status, row["challenges"])
+        await audit.record(
+            tx, call.actor, "acme_authorization.deactivated", "acme_authorization", row["id"], {}, call.request_id
+        )
+        crash_point("acme.authorization_deactivated")
+        row = {**dict(row.items()), "status": status}  # type: ignore[assignment]  # read like a row
+    waits = any(each["status"] == "processing" for each in row["challenges"])
+    return Reply(shown(call, row), headers={"Retry-After": str(POLL_S)} if waits else {})
+
+
+async def of(call: Call, tx: Transaction, *, lock: bool = False) -> Row:
+    """Return the authorization that a path names; raise ``Problem`` unless it is the account's."""
+    row = await store.authorization(tx, call.path["authorization_id"], call.account_id, lock=lock)
+    if row is None:
+        raise Problem("malformed", "this account has no such authorization", HTTPStatus.NOT_FOUND)
+    return row
+
+
+def _status(row: Columns) -> str:
+    return "expired" if row["run_out"] and row["status"] in {"pending", "valid"} else str(row["status"])
+
+
+def shown(call: Call, row: Columns) -> dict[str, Any]:
+    """Return an authorization as it is sent."""
+    return dict(_fields(call, row))
+
+
+def _fields(call: Call, row: Columns) -> Iterator[tuple[str, Any]]:
+    yield "identifier", {"type": row["kind"], "value": row["value"]}
+    yield "status", _status(row)
+    yield "expires", row["expires_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
+    if row["wildcard"]:
+        yield "wildcard", True
+    # What did not prove it is not of interest once something did (section 7.1.4).
+    kept = [each for each in row["challenges"] if row["status"] == "pending" or each["status"] != "pending"]
+    yield "challenges", [shown_challenge(call, row["id"], each) for each in kept or row["challenges"]]
+
+
+def shown_challenge(call: Call, authorization_id: str, challenge: Challenge) -> Challenge:
+    """Return a challenge as it is sent; the evidence is for the operator."""
+    told = {name: value for name, value in challenge.items() if name != "evidence"}
+    return {**told, "url": f"{call.base}/challenge/{authorization_id}/{challenge['type']}"}
+
+
+async def respond(call: Call, tx: Transaction) -> tuple[Reply, Row | None]:
+    """Take a client's word that a challenge is prepared (section 7.5.1); return what has to be validated, if any."""
+    row = await of(call, tx, lock=True)
+    challenge = next((each for each in row["challenges"] if each["type"] == call.path["type"]), None)
+    if challenge is None:
+        raise Problem("malformed", "this authorization has no such challenge", HTTPStatus.NOT_FOUND)
+    up = (f'<{call.base}/authz/{row["id"]}>;rel="up"',)
+    url = call.request.payload
+    begins = bool(url) and challenge["status"] == "pending" and _status(row) == "pending"
+    if begins:
+        subject = f"{row['id']} {challenge['type']}"
+        await limits.take(tx, "acme challenges", subject, call.ctx.settings.acme.responds_per_hour, _HOUR)
+        challenge["status"] = "processing"
+        await store.set_authorization(tx, row["id"], row["status"], row["challenges"])
+        details = {"type": challenge["type"], "identifier": row["value"]}
+        await audit.record(
+            tx, call.actor, "acme_challenge.processing", "acme_authorization", row["id"], details, call.request_id
+        )
+        crash_point("acme.challenge_answered")
+    waits = challenge["status"] == "processing"
+    headers = {"Retry-After": str(POLL_S)} if waits else {}
+    reply = Reply(shown_challenge(call, row["id"], challenge), headers=headers, links=up)
+    return reply, row if begins else None

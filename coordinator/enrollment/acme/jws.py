@@ -1,0 +1,153 @@
+"""Signed requests (RFC 8555 section 6.2): read, and verified; every rejection with the error that the RFC gives it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, JWKRegistry, OctKey, OKPKey, RSAKey
+from joserfc.jws import JWSRegistry
+from joserfc.registry import HeaderParameter
+
+from coordinator.enrollment.acme.problems import Problem
+from core import acme
+
+ALGORITHMS = ("ES256", "ES384", "RS256", "EdDSA")
+"""ML-DSA is not among them as long as the library has none."""
+MAC_ALGORITHMS = ("HS256", "HS384", "HS512")
+_LEAST_RSA_BITS, _MOST_RSA_BITS = 2048, 8192
+_CURVES = {"P-256": "ES256", "P-384": "ES384"}
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_STRING = {name: HeaderParameter(name, "str") for name in ("nonce", "url")}
+_REGISTRY = JWSRegistry(_STRING, [*ALGORITHMS, *MAC_ALGORITHMS])
+_REGISTRY.max_header_length = 8 * 1024  # one with an RSA key is longer than the library's 512
+_REGISTRY.max_payload_length = 64 * 1024
+_REGISTRY.max_signature_length = 2 * 1024
+AccountKey = RSAKey | ECKey | OKPKey
+
+
+class _Flattened(msgspec.Struct, forbid_unknown_fields=True):
+    """RFC 7515 section 7.2.2, without an unprotected header, which ACME forbids."""
+
+    protected: str
+    payload: str
+    signature: str
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A protected header: exactly one of ``jwk`` and ``kid``."""
+
+    alg: str
+    url: str
+    nonce: str = ""
+    kid: str = ""
+    jwk: dict[str, Any] | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A signed request whose signature was not looked at yet."""
+
+    header: Header
+    payload: bytes
+    compact: str
+
+
+def read(body: bytes) -> Request:
+    """Return a request in flattened JSON; raise ``Problem``."""
+    try:
+        outer = msgspec.json.decode(body, type=_Flattened)
+        payload, _ = acme.decode(outer.payload), acme.decode(outer.signature)
+        fields = msgspec.json.decode(acme.decode(outer.protected), type=dict[str, Any])
+        header = msgspec.convert(fields, Header)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        detail = f"the body is no JWS in flattened JSON with a protected header (RFC 8555 section 6.2): {error}"
+        raise Problem("malformed", detail[:300]) from error
+    unknown = fields.keys() - {"alg", "url", "nonce", "kid", "jwk", "typ", "cty"}
+    if "crit" in fields or "b64" in fields or unknown:
+        raise Problem(
+            "malformed", f"the protected header has fields that ACME has none for: {', '.join(unknown)[:100]}"
+        )
+    return Request(header, payload, f"{outer.protected}.{outer.payload}.{outer.signature}")
+
+
+def check_header(header: Header, url: str, by: Literal["jwk", "kid", "either"]) -> None:
+    """Raise ``Problem`` unless the header suits a request to ``url`` that is signed as ``by`` says."""
+    if header.alg not in ALGORITHMS:
+        detail = f"the algorithm {header.alg[:40]!r} is not accepted; use one of {', '.join(ALGORITHMS)}"
+        raise Problem("badSignatureAlgorithm", detail, members={"algorithms": list(ALGORITHMS)})
+    if header.url != url:
+        detail = (
+            f"the request was signed for {header.url[:200]!r} and came to {url!r}; a proxy may have changed its path"
+        )
+        raise Problem("unauthorized", detail)
+    if (header.jwk is None) == (header.kid == ""):
+        raise Problem("malformed", "the protected header needs exactly one of jwk and kid")
+    if by == "jwk" and header.jwk is None:
+        raise Problem("malformed", "this request is signed with the key in it (jwk), not by an account's URL (kid)")
+    if by == "kid" and header.jwk is not None:
+        raise Problem("malformed", "this request is signed by an account: send its URL as kid instead of a jwk")
+
+
+def read_key(jwk: dict[str, Any] | None, alg: str) -> AccountKey:
+    """Return a public key that may sign with ``alg``; raise ``Problem``."""
+    jwk = jwk or {}
+    if _PRIVATE & jwk.keys():
+        raise Problem("badPublicKey", "the jwk holds a private key, which nobody may see; make a new one")
+    try:
+        key = JWKRegistry.import_key(
+            {name: value for name, value in jwk.items() if name not in {"use", "key_ops", "alg"}}
+        )
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise Problem("badPublicKey", f"the jwk cannot be read: {error}"[:200]) from error
+    match key:
+        case ECKey() if jwk.get("crv") in _CURVES:
+            fits = alg == _CURVES[jwk["crv"]]
+        case RSAKey():
+            bits = key.public_key.key_size
+            if not _LEAST_RSA_BITS <= bits <= _MOST_RSA_BITS:
+                raise Problem("badPublicKey", f"the RSA key has {bits} bits; use 2048 to 8192")
+            fits = alg == "RS256"
+        case OKPKey() if jwk.get("crv") == "Ed25519":
+            fits = alg == "EdDSA"
+        case _:
+            raise Problem("badPublicKey", "use a key on P-256, P-384 or Ed25519, or RSA of at least 2048 bits")
+    if not fits:
+        raise Problem("badSignatureAlgorithm", f"{alg} does not fit the key", members={"algorithms": list(ALGORITHMS)})
+    return key
+
+
+def thumbprint(key: AccountKey) -> str:
+    """Return the key's thumbprint (RFC 7638)."""
+    return key.thumbprint()
+
+
+def of_public_key(key: CertificatePublicKeyTypes) -> str:
+    """Return the thumbprint of a key as a certificate holds it; empty for one that no request can be signed with."""
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for kind in (ECKey, RSAKey, OKPKey):
+        try:
+            return str(kind.import_key(pem).thumbprint())
+        except (JoseError, ValueError, TypeError):
+            continue
+    return ""
+
+
+def verify(request: Request, key: AccountKey) -> None:
+    """Raise ``Problem`` unless the request was signed with this key."""
+    _verify(request, key, request.header.alg)
+
+
+def verify_mac(request: Request, key: bytes) -> None:
+    """Raise ``Problem`` unless a MAC fits: that of an external account binding (section 7.3.4)."""
+    _verify(request, OctKey.import_key(key), request.header.alg)
+
+
+def _verify(request: Request, key: AccountKey | OctKey, alg: str) -> None:
+    try:
+        jws.deserialize_compact(request.compact, key, [alg], _REGISTRY)
+    except (JoseError, ValueError) as error:
+        raise Problem("unauthorized", "the signature does not fit the request and its key") from error

@@ -1,0 +1,150 @@
+"""What the environment says of the ACME server: ``CERTCTL_ACME_SERVER_*``."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from core.environment import Environment, parse_duration
+
+MODES = ("trust_authenticated", "challenge")
+_VARIABLE = "CERTCTL_ACME_SERVER_"
+_DNS_PORT, _MOST_PORT = 53, 65535
+_SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=30)
+_MOST = 1_000_000
+
+
+@dataclass(frozen=True)
+class ACMESettings:
+    """See ``docs/acme-server.md`` for the meaning of each; limits of 0 are none, ``default_profile`` may be empty."""
+
+    enabled: bool
+    default_mode: str
+    default_profile: str
+    allow_open_trust: bool
+    eab_required: bool
+    nonce_ttl: timedelta
+    order_ttl: timedelta
+    authz_ttl: timedelta
+    concurrency: dict[str, int]
+    resolvers: tuple[tuple[str, int], ...]
+    allowed_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    http_port: int
+    tls_port: int
+    ari: bool
+    ari_poll: timedelta
+    orders_per_hour: int
+    concurrent_orders: int
+    key_changes_per_hour: int
+    responds_per_hour: int
+    terms_url: str
+    website: str
+    caa_identities: tuple[str, ...]
+
+
+def load(env: Environment) -> ACMESettings:
+    """Read the settings; what is wrong is noted in ``env`` by its variable."""
+
+    def read(name: str) -> str:
+        return _VARIABLE + name
+
+    def flag(name: str, default: str) -> bool:
+        return env.choice(read(name), default, ("true", "false")) == "true"
+
+    return ACMESettings(
+        enabled=flag("ENABLED", "false"),
+        default_mode=env.choice(read("DEFAULT_AUTH_MODE"), MODES[0], MODES),
+        default_profile=env.read(read("DEFAULT_PROFILE_ID"), "prof-default", lambda text: "" if text == "-" else text),
+        allow_open_trust=flag("ALLOW_OPEN_TRUST", "false"),
+        eab_required=flag("EAB_REQUIRED", "false"),
+        nonce_ttl=env.read(read("NONCE_TTL"), timedelta(minutes=5), _duration),
+        order_ttl=env.read(read("ORDER_TTL"), timedelta(hours=24), _duration),
+        authz_ttl=env.read(read("AUTHZ_TTL"), timedelta(hours=24), _duration),
+        concurrency={
+            "http-01": env.read(read("HTTP01_CONCURRENCY"), 10, _at_least_one),
+            "dns-01": env.read(read("DNS01_CONCURRENCY"), 10, _at_least_one),
+            "tls-alpn-01": env.read(read("TLSALPN01_CONCURRENCY"), 10, _at_least_one),
+        },
+        resolvers=env.read(read("DNS01_RESOLVER"), (), _resolvers),
+        allowed_networks=env.read(read("ALLOWED_NETWORKS"), (), _networks),
+        http_port=env.read(read("HTTP01_PORT"), 80, _port),
+        tls_port=env.read(read("TLSALPN01_PORT"), 443, _port),
+        ari=flag("ARI_ENABLED", "true"),
+        ari_poll=env.read(read("ARI_POLL_INTERVAL"), timedelta(hours=6), _duration),
+        orders_per_hour=env.read(read("RATE_LIMIT_ORDERS_PER_HOUR"), 100, _count),
+        concurrent_orders=env.read(read("RATE_LIMIT_CONCURRENT_ORDERS"), 5, _count),
+        key_changes_per_hour=env.read(read("RATE_LIMIT_KEY_CHANGE_PER_HOUR"), 5, _count),
+        responds_per_hour=env.read(read("RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR"), 60, _count),
+        terms_url=env.read(read("TOS_URL"), "", _url),
+        website=env.read(read("WEBSITE"), "", _url),
+        caa_identities=env.read(read("CAA_IDENTITIES"), (), _domains),
+    )
+
+
+def _duration(text: str) -> timedelta:
+    found = parse_duration(text)
+    if not _SHORTEST <= found <= _LONGEST:
+        message = f"is {text!r}; use a duration from 1m to 30d"
+        raise ValueError(message)
+    return found
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        message = f"is {text!r}; use a whole number from {least} to {most}"
+        raise ValueError(message)
+    return int(text)
+
+
+def _count(text: str) -> int:
+    return _number(text, 0, _MOST)
+
+
+def _at_least_one(text: str) -> int:
+    return _number(text, 1, _MOST)
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, _MOST_PORT)
+
+
+def _resolvers(text: str) -> tuple[tuple[str, int], ...]:
+    """Read ``address[:port], …``; an IPv6 address with a port stands in brackets."""
+    return tuple(_resolver(part.strip()) for part in text.split(","))
+
+
+def _resolver(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.startswith("[")):
+        host, port = text, str(_DNS_PORT)
+    try:
+        return str(ipaddress.ip_address(host.strip("[]"))), _port(port)
+    except ValueError as error:
+        message = f"holds {text!r}; write addresses like 192.0.2.53:53, with commas between them"
+        raise ValueError(message) from error
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        message = f"is {text!r}; write networks like 127.0.0.0/8, with commas between them"
+        raise ValueError(message) from error
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        message = f"is {text!r}; write a URL like https://pki.example.com/terms"
+        raise ValueError(message)
+    return text
+
+
+def _domains(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().lower().rstrip(".") for part in text.split(",") if part.strip())
+    if any(" " in domain or "." not in domain for domain in found):
+        message = f"is {text!r}; write domain names like ca.example.com, with commas between them"
+        raise ValueError(message)
+    return found

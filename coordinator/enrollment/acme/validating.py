@@ -1,0 +1,151 @@
+"""From a client's word to a validated challenge: looked at beside the requests, written down with its evidence.
+
+The word is in the database before anything is looked at. A coordinator that dies meanwhile leaves a challenge that is
+``processing``, which the loop of any other looks at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from coordinator.access.service import SYSTEM
+from coordinator.audit import service as audit
+from coordinator.enrollment.acme import counting, store
+from coordinator.enrollment.acme.calls import Call
+from coordinator.enrollment.acme.problems import Problem
+from coordinator.enrollment.acme.validation.service import Asked, Failed, Settings, Validator
+from core.crash import crash_point
+from core.names import Name, NameKind
+
+if TYPE_CHECKING:
+    from coordinator.context import Context
+    from coordinator.database.driver import Record as Row
+
+log = structlog.get_logger()
+_BATCH = 50
+
+
+class Pending(NamedTuple):
+    """A challenge to look at, of an account's authorization."""
+
+    authorization_id: str
+    account_id: str
+    asked: Asked
+
+
+class Validations:
+    """What this coordinator looks at just now."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.validator: Validator | None = None
+
+    def of(self, ctx: Context) -> Validator:
+        """Return the validator, made of the settings when it is first needed."""
+        if self.validator is None:
+            settings = ctx.settings.acme
+            self.validator = Validator(
+                Settings(
+                    resolvers=settings.resolvers,
+                    http_port=settings.http_port,
+                    tls_port=settings.tls_port,
+                    allowed_networks=settings.allowed_networks,
+                    concurrency=settings.concurrency,
+                    caa_identities=settings.caa_identities,
+                )
+            )
+        return self.validator
+
+
+def asked_of(call: Call, row: Row) -> Pending:
+    """Return what has to be looked at for the challenge that a path names."""
+    account = call.account
+    assert account is not None  # noqa: S101 - the route asks for one
+    return _pending(row, call.path["type"], str(account["thumbprint"]), call.account_url)
+
+
+def _pending(row: Row, kind: str, thumbprint: str, account_url: str) -> Pending:
+    token = next(each["token"] for each in row["challenges"] if each["type"] == kind)
+    name = Name(NameKind(row["kind"]), row["value"])
+    asked = Asked(
+        type=kind, name=name, wildcard=row["wildcard"], token=token, thumbprint=thumbprint, account_url=account_url
+    )
+    return Pending(row["id"], row["account_id"], asked)
+
+
+def begin(ctx: Context, pending: Pending) -> None:
+    """Look at a challenge beside the requests."""
+    task = asyncio.create_task(_validate(ctx, pending))
+    ctx.validations.tasks.add(task)
+    task.add_done_callback(ctx.validations.tasks.discard)
+
+
+async def _validate(ctx: Context, pending: Pending) -> None:
+    validator, asked = ctx.validations.of(ctx), pending.asked
+    outcome: dict[str, Any]
+    try:
+        evidence = await validator.validate(asked)
+        await validator.check_caa(
+            asked.name, wildcard=asked.wildcard, account_url=asked.account_url, challenge=asked.type
+        )
+        outcome = {
+            "status": "valid",
+            "validated": ctx.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "evidence": msgspec.to_builtins(evidence),
+        }
+        counting.validation(asked.type, "valid")
+    except Failed as error:
+        problem = Problem(error.type, error.detail)
+        outcome = {"status": "invalid", "error": problem.document(), "evidence": msgspec.to_builtins(error.evidence)}
+        counting.validation(asked.type, error.type)
+    except Exception:
+        log.exception("validation_failed", authorization_id=pending.authorization_id)  # the loop tries again
+        return
+    try:
+        await _note(ctx, pending, outcome)
+    except Exception:
+        log.exception("validation_not_stored", authorization_id=pending.authorization_id)
+
+
+async def _note(ctx: Context, pending: Pending, outcome: Mapping[str, Any]) -> None:
+    """Write down how it ended, unless somebody has meanwhile."""
+    async with ctx.db.transaction() as tx:
+        row = await store.authorization(tx, pending.authorization_id, pending.account_id, lock=True)
+        challenge = next(
+            (each for each in (row["challenges"] if row else ()) if each["type"] == pending.asked.type), None
+        )
+        if row is None or challenge is None or challenge["status"] != "processing" or row["status"] != "pending":
+            return
+        challenge |= outcome
+        await store.set_authorization(tx, row["id"], outcome["status"], row["challenges"])
+        details = {
+            "type": pending.asked.type,
+            "identifier": str(pending.asked.name),
+            "outcome": outcome["status"],
+            "problem": outcome.get("error", {}).get("detail", ""),
+        }
+        await audit.record(tx, SYSTEM, "acme_challenge.completed", "acme_authorization", row["id"], details)
+        crash_point("acme.challenge_validated")
+
+
+async def take_up(ctx: Context) -> int:
+    """Look at challenges whose coordinator has died, those of the longest wait first; return how many."""
+    async with ctx.db.connection() as conn:
+        rows = await store.left_processing(conn, _BATCH)
+    for row in rows:
+        kind = next(each["type"] for each in row["challenges"] if each["status"] == "processing")
+        base = f"{ctx.settings.url}/acme/profile/{row['profile_id']}"
+        begin(ctx, _pending(row, kind, row["thumbprint"], f"{base}/account/{row['account_id']}"))
+    return len(rows)
+
+
+async def collect(ctx: Context) -> None:
+    """Look at what was left, and forget what has run out."""
+    await take_up(ctx)
+    async with ctx.db.connection() as conn:
+        counting.collected(await store.collect(conn, ctx.settings.acme.order_ttl))
