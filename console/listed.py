@@ -103,6 +103,41 @@ class APIKey(msgspec.Struct, frozen=True):
     revision: int
 
 
+class ACMEEABKey(msgspec.Struct, frozen=True):
+    """A key that an ACME account is bound with, without its value."""
+
+    id: str
+    name: str
+    profile_ids: tuple[str, ...]
+    allowed_names: tuple[str, ...]
+    team_id: str
+    expires_at: datetime | None
+    disabled_at: datetime | None
+    revision: int
+
+
+class ACMEAccount(msgspec.Struct, frozen=True):
+    """An account of an ACME client."""
+
+    id: str
+    profile_id: str
+    contact: tuple[str, ...]
+    status: str
+    eab_key_id: str | None
+    created_at: datetime
+
+
+class ACMEOrder(msgspec.Struct, frozen=True):
+    """An order of an ACME client."""
+
+    id: str
+    account_id: str
+    profile_id: str
+    certificate_id: str | None
+    created_at: datetime
+    expires_at: datetime
+
+
 class PersonSession(msgspec.Struct, frozen=True):
     """Somebody who has signed in."""
 

@@ -45,6 +45,7 @@ _BY_NAME = {
     "issuers",
     "targets",
     "api-keys",
+    "acme-eab-keys",
 }
 """Lists that are asked for a name."""
 

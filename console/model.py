@@ -101,7 +101,7 @@ class Renewal(msgspec.Struct, frozen=True):
 
     certificate_id: str
     job_ids: tuple[str, ...]
-    run_id: str
+    run_id: str | None
 
 
 class Agent(msgspec.Struct, frozen=True):

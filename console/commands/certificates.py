@@ -221,13 +221,19 @@ def renew(
     seconds = duration("--timeout", timeout).total_seconds()
     found = find(session.client, CERTIFICATE, certificate).value
     answer = session.client.post(path_of("certificates", found.id, "renew"), Renewal)
-    if wait:
-        return _wait(session, found, answer.value.run_id, answer.value.job_ids, seconds)
+    run_id = answer.value.run_id
+    if wait and run_id:
+        return _wait(session, found, run_id, answer.value.job_ids, seconds)
     if session.out.as_json:
         session.out.json(answer.raw)
         return None
-    session.out.line(f"the renewal of {found.name} ({found.id}) has started as {answer.value.run_id}")
-    session.out.note(f"follow it with: certctl jobs follow {answer.value.run_id}")
+    if run_id is None:
+        session.out.line(
+            f"the ACME client that holds {found.name} ({found.id}) is told to replace it when it asks next"
+        )
+        return None
+    session.out.line(f"the renewal of {found.name} ({found.id}) has started as {run_id}")
+    session.out.note(f"follow it with: certctl jobs follow {run_id}")
     return None
 
 

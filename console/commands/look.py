@@ -95,5 +95,5 @@ def _step(run: Run, step: RunStep) -> tuple[Value, ...]:
     elapsed = (step.at - run.steps[0].at).total_seconds()
     proof = next((f"{name} {step.evidence[name]}" for name in _PROOFS if name in step.evidence), "")
     took = milliseconds(step.ms) if step.ms is not None else ""
-    where = step.target_id or step.agent_id
+    where = step.target_id or step.agent_id or "a client"
     return f"{elapsed:.3f} s", Cell(step.step, _TONES.get(step.step, "")), took, where, shorten(proof)

@@ -130,10 +130,11 @@ async def archive(call: Call[NoBody, ArchiveQuery]) -> None:
 
 
 async def renew(call: Call[NoBody, NoQuery]) -> Renewal:
-    """Renew now."""
+    """Renew now, or have the client that holds it do so: then there is no job to follow."""
     row = await service.locked(call.tx, call.actor, _id(call))
-    job_ids = await service.renew(call.tx, _caller(call), row)
-    return Renewal(row["id"], job_ids, await service.run_of(call.tx, job_ids[0]))
+    job_ids = await service.renew(call.ctx, call.tx, _caller(call), row)
+    run_id = await service.run_of(call.tx, job_ids[0]) if job_ids else None
+    return Renewal(row["id"], job_ids, run_id)
 
 
 async def deploy(call: Call[Deploy, NoQuery]) -> Sent:

@@ -123,15 +123,20 @@ async def archive(ctx: Context, tx: Transaction, caller: Caller, before: Row, *,
     crash_point("certificate.archived")
 
 
-async def renew(tx: Transaction, caller: Caller, row: Row) -> list[str]:
-    """Start a renewal of a locked certificate; return the ids of the issuance jobs, those already in hand included."""
+async def renew(ctx: Context, tx: Transaction, caller: Caller, row: Row) -> list[str]:
+    """Start a renewal of a locked certificate; return the ids of the issuance jobs, those already in hand included.
+
+    What only a client holds begins no job here: renewal information tells the client to replace it now.
+    """
     certificate_id = row["id"]
     check_live(row)
     job_ids = await bindings.request_issuance(tx, caller.actor, certificate_id, "requested")
-    if not job_ids:
+    told = [] if job_ids else await store.ask_for_replacement(tx, certificate_id, ctx.clock.now())
+    if not job_ids and not told:
         detail = f"certificate {certificate_id} has no holder: bind it to a target or an agent first"
         raise Conflict(detail)
-    await _record(tx, caller, "renewal_requested", certificate_id, {"job_ids": job_ids})
+    details = {"job_ids": job_ids, **({"version_ids": told} if told else {})}
+    await _record(tx, caller, "renewal_requested", certificate_id, details)
     crash_point("certificate.renewal_requested")
     return job_ids
 

@@ -174,6 +174,19 @@ async def revoke_version(conn: Connection, version_id: str, now: datetime, reaso
     return serial
 
 
+async def ask_for_replacement(conn: Connection, certificate_id: str, now: datetime) -> list[str]:
+    """Note that what clients hold of a certificate should be replaced at once; return the versions."""
+    rows = await conn.fetch(
+        """
+        UPDATE certificate_versions SET replace_at = $2
+        WHERE certificate_id = $1 AND holder = 'client' AND revoked_at IS NULL AND not_after > $2 RETURNING id
+        """,
+        certificate_id,
+        now,
+    )
+    return [row["id"] for row in rows]
+
+
 async def newest_revocation(conn: Connection, certificate_id: str) -> Row | None:
     """Return when and why a version was revoked last."""
     return await conn.fetchrow(

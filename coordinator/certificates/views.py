@@ -103,11 +103,14 @@ class Changed(msgspec.Struct):
 
 
 class Renewal(msgspec.Struct):
-    """The issuance jobs of a renewal; ``run_id`` is what to follow."""
+    """The issuance jobs of a renewal; ``run_id`` is what to follow.
+
+    There are none where only an ACME client holds the certificate: it is told to replace it (RFC 9773).
+    """
 
     certificate_id: str
     job_ids: list[str]
-    run_id: str
+    run_id: str | None
 
 
 class Revoke(Strict):

@@ -169,7 +169,7 @@ async def _do(ctx: Context, tx: Transaction, caller: Caller, operation: Row, row
     options = operation["options"]
     match operation["kind"]:
         case "renew":
-            return await certificates.renew(tx, caller, row)
+            return await certificates.renew(ctx, tx, caller, row)
         case "deploy":
             return await certificates.deploy(tx, caller, row)
         case "revoke":

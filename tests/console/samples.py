@@ -175,6 +175,8 @@ def profile(**other: Any) -> dict[str, Any]:
         "approvals_required": 1,
         "approve_renewals": True,
         "approver_owner_ids": [],
+        "acme_auth_mode": None,
+        "acme_open_accounts": False,
         "revision": 1,
         "updated_at": "2026-03-01T12:00:00Z",
         "enabled": True,

@@ -130,7 +130,7 @@ def value_of(route: Route, name: str) -> str:
     """Return a value that a filter may have."""
     hint = str(get_type_hints(route.query).get(name, str))
     by_hand = {"severity": "warning", "enforce": "warn", "type": "required_owner", "role": "viewer"}
-    by_hand |= {"source": "database", "membership": "include"}
+    by_hand |= {"source": "database", "membership": "include", "status": "valid" if "deactivated" in hint else "x"}
     return "true" if "bool" in hint else by_hand.get(name, "x")
 
 

@@ -18,7 +18,7 @@ from coordinator.app import ROUTES
 from coordinator.settings import ROLES
 from coordinator.web.table import ROLE_PERMISSIONS, Access, Permission, Route
 from core import wire
-from tests.coordinator.test_scope import FOREIGN, OF_ALL, OWN, an_operation, an_owner
+from tests.coordinator.test_scope import FOREIGN, OF_ALL, OWN, an_account, an_eab_key, an_operation, an_order, an_owner
 from tests.coordinator.world import KEYS, FakeAgent, World, bearer, csr_for, done
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +46,7 @@ def held() -> list[Route]:
 TEAMS_OWN = {
     *("team_id", "owner_id", "key_id", "session_id", "certificate_id", "job_id", "run_id"),
     *("approval_id", "notification_id", "view_id", "operation_id"),
+    *("acme_eab_key_id", "acme_account_id", "acme_order_id"),
 }
 
 
@@ -92,6 +93,9 @@ class Estate:
             "notification_id": await self.notification(certificate_id),
             "view_id": done(await self.world.http.post("/api/v1/views", headers=caller, json=view))["id"],
             "operation_id": await an_operation(self.world, team),
+            "acme_eab_key_id": await an_eab_key(self.world, team),
+            "acme_account_id": await an_account(self.world, team),
+            "acme_order_id": await an_order(self.world, team),
         }
 
     async def notification(self, certificate_id: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from coordinator.app import ROUTES
 from coordinator.database.listing import EVERYTHING, Scope
 from coordinator.web.table import Permission, Route
+from core.ids import new_id
 from tests.coordinator.world import World, bearer, done, problem
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +49,39 @@ async def an_operation(world: World, team: str) -> str:
 
 SCOPED: dict[str, Maker] = {"team_id": a_team, "owner_id": an_owner, "key_id": a_key, "session_id": a_session}
 SCOPED["operation_id"] = an_operation
+
+
+async def an_eab_key(world: World, team: str) -> str:
+    return str((await world.post("/api/v1/acme-eab-keys", {"name": f"of {team}", "team_id": team}))["id"])
+
+
+async def an_account(world: World, team: str) -> str:
+    account_id = new_id("aca")
+    await world.execute(
+        """
+        INSERT INTO acme_accounts (id, profile_id, thumbprint, jwk, eab_key_id)
+        VALUES ($1, 'prof-default', $1, '{}', $2)
+        """,
+        account_id,
+        await an_eab_key(world, team),
+    )
+    return account_id
+
+
+async def an_order(world: World, team: str) -> str:
+    order_id = new_id("aco")
+    await world.execute(
+        """
+        INSERT INTO acme_orders (id, account_id, profile_id, identifiers, authorization_ids, expires_at)
+        VALUES ($1, $2, 'prof-default', '[]', '{}', now())
+        """,
+        order_id,
+        await an_account(world, team),
+    )
+    return order_id
+
+
+SCOPED |= {"acme_eab_key_id": an_eab_key, "acme_account_id": an_account, "acme_order_id": an_order}
 """Resources by the parameter that names them in a path, and how one of a team is made."""
 OF_ALL = {
     *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),
@@ -57,7 +91,7 @@ OF_ALL = {
 """Parameters of what belongs to no team: the platform's own."""
 BY_ITS_ROOM = {"certificate_id", "approval_id", "notification_id", "view_id"}
 """Certificates, what is about one, and saved views are held against the scope by their own rooms' tests."""
-LISTS = ["teams", "owners", "api-keys", "sessions"]
+LISTS = ["teams", "owners", "api-keys", "sessions", "acme-eab-keys", "acme-accounts", "acme-orders"]
 
 
 def parameters(route: Route) -> list[str]:
@@ -118,7 +152,7 @@ async def ask(world: World, route: Route, row_id: str, headers: dict[str, str]) 
 @pytest.mark.parametrize("path", LISTS)
 async def test_a_list_holds_what_is_own(limited: tuple[World, dict[str, str]], path: str) -> None:
     world, headers = limited
-    parameter = {"teams": "team_id", "owners": "owner_id", "api-keys": "key_id", "sessions": "session_id"}[path]
+    parameter = {"api-keys": "key_id"}.get(path, f"{path.removesuffix('s').replace('-', '_')}_id")
     foreign, own = await SCOPED[parameter](world, FOREIGN), await SCOPED[parameter](world, OWN)
     page = done(await world.http.get(f"/api/v1/{path}", headers=headers))
     seen = {row["id"] for row in page["data"]}

@@ -146,7 +146,9 @@ async def _bound(call: Call, tx: Transaction, binding: dict[str, Any] | None) ->
 def _check_binding(call: Call, row: Row, inner: jws.Request) -> None:
     """Raise ``Problem`` unless the binding is of this account key and may be used here, once or again."""
     try:
-        bound = jws.thumbprint(jws.read_key(msgspec.json.decode(inner.payload), call.request.header.alg))
+        bound = jws.thumbprint(
+            jws.read_key(msgspec.json.decode(inner.payload, type=dict[str, Any]), call.request.header.alg)
+        )
     except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
         raise Problem("malformed", "the external account binding's payload is not the account's key") from error
     if bound != call.thumbprint:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, JWKRegistry, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
@@ -23,10 +24,23 @@ _LEAST_RSA_BITS, _MOST_RSA_BITS = 2048, 8192
 _CURVES = {"P-256": "ES256", "P-384": "ES384"}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _STRING = {name: HeaderParameter(name, "str") for name in ("nonce", "url")}
-_REGISTRY = JWSRegistry(_STRING, [*ALGORITHMS, *MAC_ALGORITHMS])
-_REGISTRY.max_header_length = 8 * 1024  # one with an RSA key is longer than the library's 512
-_REGISTRY.max_payload_length = 64 * 1024
-_REGISTRY.max_signature_length = 2 * 1024
+
+
+class _Registry(JWSRegistry):
+    """The library's, for headers as long as those with an RSA key, and for the name that ACME has for Ed25519."""
+
+    max_header_length = 8 * 1024
+    max_payload_length = 64 * 1024
+    max_signature_length = 2 * 1024
+
+    def get_alg(self, name: str) -> Any:  # noqa: ANN401 - the library does not export its type
+        """Return an algorithm that is allowed; "EdDSA" is what clients call it, whatever RFC 9864 says."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)
+            return super().get_alg(name)
+
+
+_REGISTRY = _Registry(_STRING, [*ALGORITHMS, *MAC_ALGORITHMS])
 AccountKey = RSAKey | ECKey | OKPKey
 
 
@@ -97,6 +111,7 @@ def read_key(jwk: dict[str, Any] | None, alg: str) -> AccountKey:
     jwk = jwk or {}
     if _PRIVATE & jwk.keys():
         raise Problem("badPublicKey", "the jwk holds a private key, which nobody may see; make a new one")
+    _check_size(jwk)
     try:
         key = JWKRegistry.import_key(
             {name: value for name, value in jwk.items() if name not in {"use", "key_ops", "alg"}}
@@ -107,9 +122,6 @@ def read_key(jwk: dict[str, Any] | None, alg: str) -> AccountKey:
         case ECKey() if jwk.get("crv") in _CURVES:
             fits = alg == _CURVES[jwk["crv"]]
         case RSAKey():
-            bits = key.public_key.key_size
-            if not _LEAST_RSA_BITS <= bits <= _MOST_RSA_BITS:
-                raise Problem("badPublicKey", f"the RSA key has {bits} bits; use 2048 to 8192")
             fits = alg == "RS256"
         case OKPKey() if jwk.get("crv") == "Ed25519":
             fits = alg == "EdDSA"
@@ -118,6 +130,18 @@ def read_key(jwk: dict[str, Any] | None, alg: str) -> AccountKey:
     if not fits:
         raise Problem("badSignatureAlgorithm", f"{alg} does not fit the key", members={"algorithms": list(ALGORITHMS)})
     return key
+
+
+def _check_size(jwk: dict[str, Any]) -> None:
+    """Raise ``Problem`` for an RSA key too small to be safe or too large to be quick, before it is read as one."""
+    if jwk.get("kty") != "RSA":
+        return
+    try:
+        bits = int.from_bytes(acme.decode(jwk["n"]), "big").bit_length()
+    except (KeyError, ValueError, TypeError) as error:
+        raise Problem("badPublicKey", "the jwk's modulus cannot be read") from error
+    if not _LEAST_RSA_BITS <= bits <= _MOST_RSA_BITS:
+        raise Problem("badPublicKey", f"the RSA key has {bits} bits; use {_LEAST_RSA_BITS} to {_MOST_RSA_BITS}")
 
 
 def thumbprint(key: AccountKey) -> str:

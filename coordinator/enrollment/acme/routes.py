@@ -202,7 +202,7 @@ async def list_keys(call: Call[NoBody, EABKeyQuery]) -> Page[EABKey] | Streamed:
 
 async def get_key(call: Call[NoBody, NoQuery]) -> EABKey:
     """Return a key of an external account; its ETag is its revision."""
-    key_id = call.path["eab_key_id"]
+    key_id = call.path["acme_eab_key_id"]
     async with call.ctx.db.connection() as conn:
         row = await operators_store.EAB_KEYS.get(conn, key_id, {}, call.actor.scope)
     return of_row(EABKey, _there(row, f"external account key {key_id}"))
@@ -210,7 +210,7 @@ async def get_key(call: Call[NoBody, NoQuery]) -> EABKey:
 
 async def disable_key(call: Call[NoBody, NoQuery]) -> None:
     """Switch a key of an external account off: its accounts get nothing new, and what they have stays."""
-    key_id = call.path["eab_key_id"]
+    key_id = call.path["acme_eab_key_id"]
     async with call.ctx.db.transaction() as tx:
         row = await operators_store.lock_eab_key(tx, key_id)
         if row is None or not operators_store.EAB_KEYS.holds(row, call.actor.scope):
@@ -290,18 +290,17 @@ def _there(row: Row | None, what: str) -> Row:
     return row
 
 
-_ALL = "/api/v1/acme"
-_KEYS, _ACCOUNTS, _ORDERS = f"{_ALL}/eab-keys", f"{_ALL}/accounts", f"{_ALL}/orders"
+_KEYS, _ACCOUNTS, _ORDERS = (f"/api/v1/acme-{each}" for each in ("eab-keys", "accounts", "orders"))
 _READ, _WRITE = Permission.READ, Permission.ENROLLMENT
 ROUTES = [
     Route("GET", _KEYS, list_keys, _READ, "List keys of external ACME accounts", Page[EABKey], query=EABKeyQuery,
           listing=operators_store.EAB_KEYS),
     Route("POST", _KEYS, create_key, _WRITE, "Make a key of an external ACME account", CreatedEABKey,
           request=CreateEABKey, status=201),
-    Route("GET", f"{_KEYS}/{{eab_key_id}}", get_key, _READ, "Get a key of an external ACME account", EABKey,
+    Route("GET", f"{_KEYS}/{{acme_eab_key_id}}", get_key, _READ, "Get a key of an external ACME account", EABKey,
           errors=(NotFound,)),
-    Route("DELETE", f"{_KEYS}/{{eab_key_id}}", disable_key, _WRITE, "Switch a key of an external account off", None,
-          status=204, errors=(NotFound,)),
+    Route("DELETE", f"{_KEYS}/{{acme_eab_key_id}}", disable_key, _WRITE, "Switch a key of an external account off",
+          None, status=204, errors=(NotFound,)),
     Route("GET", _ACCOUNTS, list_accounts, _READ, "List ACME accounts", Page[ACMEAccount], query=ACMEAccountQuery,
           listing=operators_store.ACCOUNTS),
     Route("GET", f"{_ACCOUNTS}/{{acme_account_id}}", get_account, _READ, "Get an ACME account", ACMEAccount,

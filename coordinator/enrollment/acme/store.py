@@ -179,8 +179,8 @@ async def set_authorization(
     """Store how an authorization and its challenges stand."""
     await conn.execute(
         """
-        UPDATE acme_authorizations SET status = $2, challenges = $3,
-          answered_at = CASE WHEN $3 @> '[{"status": "processing"}]' THEN now() END
+        UPDATE acme_authorizations SET status = $2, challenges = $3::jsonb,
+          answered_at = CASE WHEN $3::jsonb @> '[{"status": "processing"}]' THEN now() END
         WHERE id = $1
         """,
         authorization_id,
@@ -292,9 +292,9 @@ async def version_by_id(conn: Connection, key_id: str, serial: str) -> Row | Non
     """Return a version by its authority's key and its serial number (RFC 9773 section 4.1)."""
     return await conn.fetchrow(
         """
-        SELECT versions.id, versions.certificate_id, not_before, not_after, revoked_at, replace_at,
+        SELECT versions.id, versions.certificate_id, not_before, versions.not_after, revoked_at, replace_at,
           versions.created_at, account_id,
-          array(SELECT name ->> 'value' FROM certificates, jsonb_array_elements(names) AS name
+          array(SELECT each ->> 'value' FROM certificates, jsonb_array_elements(names) AS each
                 WHERE certificates.id = versions.certificate_id) AS names
         FROM issuer_keys JOIN certificate_versions AS versions USING (issuer_id)
         LEFT JOIN acme_certificates USING (certificate_id)
@@ -333,17 +333,6 @@ async def insert_certificate(conn: Connection, account_id: str, names_sha256: st
         "INSERT INTO acme_certificates (account_id, names_sha256, certificate_id) VALUES ($1, $2, $3)",
         account_id,
         names_sha256,
-        certificate_id,
-    )
-
-
-async def ask_for_replacement(conn: Connection, certificate_id: str) -> int:
-    """Note that what clients hold of a certificate should be replaced at once; return how many versions that are."""
-    return await conn.execute(
-        """
-        UPDATE certificate_versions SET replace_at = now()
-        WHERE certificate_id = $1 AND holder = 'client' AND revoked_at IS NULL AND not_after > now()
-        """,
         certificate_id,
     )
 

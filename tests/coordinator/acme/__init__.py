@@ -1,0 +1,1 @@
+"""The ACME server, asked by a client that can also misbehave."""

@@ -1,0 +1,470 @@
+"""Challenge mode, on real DNS and real servers: what proves a name, what does not, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import ipaddress
+import itertools
+import json
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from benchmarks.lab.processes import Process, free_ports
+from coordinator.enrollment.acme import validating
+from coordinator.enrollment.acme.validation.dialing import refused as is_refused
+from core import acme
+from core.names import parse_name
+from tests.coordinator.acme.client import Client, refused
+from tests.coordinator.world import World, open_world, variables
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Net:
+    """Let's Encrypt's test server for DNS, a web server and a TLS server of our own."""
+
+    dns_port: int
+    manage_port: int
+    http_port: int
+    tls_port: int
+    pages: dict[str, Callable[[http.server.BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+
+    tls: list[ssl.SSLContext] = field(default_factory=list)
+
+    def set(self, what: str, **body: Any) -> None:
+        httpx.post(f"http://127.0.0.1:{self.manage_port}/{what}", json=body).raise_for_status()
+
+    def txt(self, name: str, value: str) -> None:
+        self.set("set-txt", host=f"{name}.", value=value)
+
+    def serve(self, token: str, text: str) -> None:
+        def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+            request.send_response(200)
+            request.end_headers()
+            request.wfile.write(text.encode())
+
+        self.pages[f"/.well-known/acme-challenge/{token}"] = answer
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    dns, manage, web, tls = free_ports(4)
+    argv = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns}"]
+    argv += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{manage}"]
+    process = Process("challtestsrv", argv, tmp_path_factory.mktemp("dns") / "log")
+    found = Net(dns, manage, web, tls)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = found.pages.get(self.path)
+            if page is None:
+                self.send_error(404)
+            else:
+                page(self)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", web), Handler)
+    listener = socket.create_server(("127.0.0.1", tls))
+    threads = [
+        threading.Thread(target=server.serve_forever),
+        threading.Thread(target=_shake_hands, args=(listener, found)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        process.start().await_ready(lambda: _answers(found))
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in threads:
+            thread.join()
+        process.stop()
+
+
+def _shake_hands(listener: socket.socket, net: Net) -> None:
+    """Do handshakes with whatever certificate is wanted now, until the listener is shut down."""
+    with contextlib.suppress(OSError):
+        while True:
+            raw, _ = listener.accept()
+            raw.settimeout(5)
+            with contextlib.suppress(OSError), raw:
+                net.tls[0].wrap_socket(raw, server_side=True).close()
+
+
+def _answers(net: Net) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        net.txt("ready.test", "yes")
+        return True
+    return False
+
+
+def settings(net: Net) -> dict[str, str]:
+    return {
+        "CERTCTL_ACME_SERVER_ENABLED": "true",
+        "CERTCTL_ACME_SERVER_DEFAULT_AUTH_MODE": "challenge",
+        "CERTCTL_ACME_SERVER_DNS01_RESOLVER": f"127.0.0.1:{net.dns_port}",
+        "CERTCTL_ACME_SERVER_HTTP01_PORT": str(net.http_port),
+        "CERTCTL_ACME_SERVER_TLSALPN01_PORT": str(net.tls_port),
+        "CERTCTL_ACME_SERVER_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "0",
+    }
+
+
+@pytest.fixture
+async def world(net: Net, database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(variables(database_url, tmp_path, **settings(net))) as opened:
+        yield opened
+        for task in list(opened.ctx.validations.tasks):
+            await task
+
+
+@pytest.fixture
+async def client(world: World) -> Client:
+    client = Client(world)
+    assert (await client.register()).status_code == 201
+    return client
+
+
+async def challenge(client: Client, name: str, kind: str) -> tuple[str, dict[str, Any], str]:
+    """Return the order's URL, one of its challenges and the key authorization."""
+    made = await client.order(name)
+    assert made.status_code == 201, made.text
+    authorization = (await client.post(made.json()["authorizations"][0])).json()
+    (found,) = [each for each in authorization["challenges"] if each["type"] == kind]
+    return made.headers["location"], found, f"{found['token']}.{client.key.thumbprint()}"
+
+
+async def outcome(client: Client, order: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Say that it is prepared; return the challenge as it ended, with ``order`` as the order's status."""
+    begun = await client.post(found["url"], {})
+    assert begun.json()["status"] == "processing", begun.text
+    assert int(begun.headers["retry-after"]) >= 1
+    assert any('rel="up"' in link for link in begun.headers.get_list("link"))
+    for task in list(client.world.ctx.validations.tasks):
+        await task
+    ended = (await client.post(found["url"])).json()
+    return {**ended, "order": (await client.post(order)).json()["status"]}
+
+
+async def test_what_is_offered(client: Client) -> None:
+    order = (await client.order("a.test", "*.a.test", "192.0.2.1")).json()
+    assert order["status"] == "pending"
+    offered = [
+        {each["type"] for each in (await client.post(url)).json()["challenges"]} for url in order["authorizations"]
+    ]
+    assert offered == [
+        {"http-01", "dns-01", "tls-alpn-01", "dns-account-01"},
+        {"dns-01", "dns-account-01"},
+        {"http-01", "tls-alpn-01"},
+    ]
+    refused(await client.finalize(order), "orderNotReady")
+
+
+@pytest.mark.parametrize("name", ["ok.test", "127.0.0.1"])
+async def test_http_01(client: Client, net: Net, name: str) -> None:
+    order, found, key_authorization = await challenge(client, name, "http-01")
+    net.serve(found["token"], key_authorization + "\n")
+    assert (await outcome(client, order, found))["order"] == "ready"
+    done = (await client.post(order)).json()
+    assert (await client.finalize(done)).json()["status"] == "valid"
+
+
+async def test_a_wrong_answer_is_told_with_evidence(client: Client, net: Net) -> None:
+    order, found, _ = await challenge(client, "wrong.test", "http-01")
+    net.serve(found["token"], "nonsense\x1b[31m")
+    ended = await outcome(client, order, found)
+    assert (ended["status"], ended["order"]) == ("invalid", "invalid")
+    assert ended["error"]["type"] == acme.URN + "incorrectResponse"
+    assert "nonsense" in ended["error"]["detail"]
+    assert "evidence" not in ended
+    shown = await client.world.get(f"/api/v1/acme-orders/{order.rpartition('/')[2]}")
+    (told,) = [each for each in shown["authorizations"][0]["challenges"] if each["type"] == "http-01"]
+    steps = told["evidence"]["steps"]
+    assert any(step["asked"] == "A wrong.test" and "127.0.0.1" in step["answer"] for step in steps)
+    assert any(step["asked"].startswith("GET http://wrong.test") and "nonsense" in step["answer"] for step in steps)
+    assert "\x1b" not in json.dumps(steps)
+    events = await client.world.rows("SELECT details FROM audit_events WHERE action = 'acme_challenge.completed'")
+    assert events[0]["details"]["outcome"] == "invalid"
+    again = (await client.order("wrong.test")).json()
+    assert again["authorizations"] != [found["url"].replace("challenge", "authz").rpartition("/")[0]]
+
+
+def redirect(net: Net, token: str, *targets: str) -> None:
+    """Redirect from page to page, beginning at the challenge's."""
+    places = [f"/.well-known/acme-challenge/{token}", *targets]
+    for place, target in itertools.pairwise(places):
+
+        def answer(request: http.server.BaseHTTPRequestHandler, target: str = target) -> None:
+            request.send_response(302)
+            request.send_header("Location", target)
+            request.end_headers()
+
+        net.pages[place] = answer
+
+
+async def test_redirects_are_followed(client: Client, net: Net) -> None:
+    order, found, key_authorization = await challenge(client, "moved.test", "http-01")
+    redirect(net, found["token"], "/one", "http://other.test/two")
+    net.serve("x", key_authorization)
+    net.pages["/two"] = net.pages.pop("/.well-known/acme-challenge/x")
+    assert (await outcome(client, order, found))["order"] == "ready"
+
+
+@pytest.mark.parametrize(
+    "target, kind",
+    [
+        ("http://169.254.169.254/latest/meta-data/", "connection"),
+        ("http://[::1]/", "connection"),
+        ("http://[::ffff:169.254.169.254]/", "connection"),
+        ("file:///etc/passwd", "connection"),
+        ("http://other.test:22/", "connection"),
+        ("gopher://other.test/", "connection"),
+        ("http://a@other.test/", "connection"),
+        ("http://0.0.0.0/", "connection"),
+        ("http://[64:ff9b::a9fe:a9fe]/", "connection"),
+    ],
+)
+async def test_a_redirect_leads_nowhere_else(client: Client, net: Net, target: str, kind: str) -> None:
+    """SSRF by redirect (RFC 8555 section 10.4)."""
+    order, found, _ = await challenge(client, "moved.test", "http-01")
+    redirect(net, found["token"], target)
+    ended = await outcome(client, order, found)
+    assert ended["error"]["type"] == acme.URN + kind
+    assert "root:" not in json.dumps(ended)
+
+
+async def test_a_circle_of_redirects_ends(client: Client, net: Net) -> None:
+    order, found, _ = await challenge(client, "circle.test", "http-01")
+    redirect(net, found["token"], f"/.well-known/acme-challenge/{found['token']}")
+    assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "connection"
+
+
+async def test_an_endless_page_is_cut_off(client: Client, net: Net) -> None:
+    order, found, key_authorization = await challenge(client, "endless.test", "http-01")
+    net.serve(found["token"], key_authorization + " " * 100_000)
+    assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "unauthorized"
+
+
+async def test_nobody_is_sent_to_this_host(net: Net, database_url: str, tmp_path: Path) -> None:
+    """SSRF by DNS: a name that leads to loopback is not dialled, and only one that was looked at is."""
+    strict = settings(net)
+    del strict["CERTCTL_ACME_SERVER_ALLOWED_NETWORKS"]
+    async with open_world(variables(database_url, tmp_path, **strict)) as world:
+        client = Client(world)
+        await client.register()
+        for kind in ("http-01", "tls-alpn-01"):
+            order, found, key_authorization = await challenge(client, f"{kind}.test", kind)
+            net.serve(found["token"], key_authorization)
+            ended = await outcome(client, order, found)
+            assert ended["error"]["type"] == acme.URN + "connection"
+            assert "127.0.0.1" in ended["error"]["detail"]
+
+
+async def test_a_name_is_resolved_once_a_hop(client: Client, net: Net) -> None:
+    """DNS rebinding: what was looked at is what is dialled; nothing asks the DNS between look and dial."""
+    order, found, key_authorization = await challenge(client, "rebind.test", "http-01")
+    net.serve(found["token"], key_authorization)
+    net.set("clear-request-history", host="rebind.test", type="dns")
+    await outcome(client, order, found)
+    history = [str(each) for each in json.loads(_history(net, "rebind.test"))]
+    assert sum("'Qtype': 1," in each for each in history) == 1, history
+
+
+def _history(net: Net, host: str) -> bytes:
+    url = f"http://127.0.0.1:{net.manage_port}/dns-request-history"
+    return httpx.post(url, json={"host": host}).content
+
+
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("10.0.0.1", False),
+        ("192.168.1.1", False),
+        ("fd00::1", False),
+        ("100.64.0.1", False),
+        ("203.0.113.9", False),
+        ("2001:db8::1", False),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("0.0.0.0", True),
+        ("0.1.2.3", True),
+        ("169.254.169.254", True),
+        ("224.0.0.1", True),
+        ("255.255.255.255", True),
+        ("240.0.0.1", True),
+        ("::", True),
+        ("::1", True),
+        ("fe80::1", True),
+        ("ff02::1", True),
+        ("fec0::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:10.0.0.1", False),
+        ("2002:7f00:1::", True),
+        ("64:ff9b::7f00:1", True),
+        ("fd00:ec2::254", True),
+    ],
+)
+def test_where_nobody_is_sent(address: str, expected: bool) -> None:
+    assert is_refused(ipaddress.ip_address(address), ()) is expected
+    assert not is_refused(ipaddress.ip_address("127.0.0.1"), (ipaddress.ip_network("127.0.0.0/8"),))
+
+
+@pytest.mark.parametrize("name, kind", [("d.test", "dns-01"), ("*.w.test", "dns-01"), ("*.acc.test", "dns-account-01")])
+async def test_dns(client: Client, net: Net, name: str, kind: str) -> None:
+    order, found, key_authorization = await challenge(client, name, kind)
+    at = acme.dns_name(name, client.kid if kind == "dns-account-01" else "")
+    net.txt(at, "something else")
+    net.txt(at, acme.txt_value(key_authorization))
+    assert (await outcome(client, order, found))["order"] == "ready"
+    assert (await client.finalize((await client.post(order)).json())).json()["status"] == "valid"
+
+
+async def test_dns_that_says_something_else(client: Client, net: Net) -> None:
+    order, found, _ = await challenge(client, "other.test", "dns-01")
+    net.txt("_acme-challenge.other.test", "something else")
+    ended = await outcome(client, order, found)
+    assert ended["error"]["type"] == acme.URN + "incorrectResponse"
+    assert "something else" in ended["error"]["detail"]
+
+
+async def test_dns_that_fails(client: Client, net: Net) -> None:
+    order, found, _ = await challenge(client, "broken.test", "dns-01")
+    net.set("set-servfail", host="_acme-challenge.broken.test")
+    assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "dns"
+
+
+def alpn_context(
+    folder: Path, names: list[str], extension: x509.UnrecognizedExtension, *, critical: bool, alpn: str
+) -> ssl.SSLContext:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    builder = (
+        builder.serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+    )
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([parse_name(name).general_name() for name in names]), critical=False
+    )
+    certificate = builder.add_extension(extension, critical=critical).sign(key, hashes.SHA256())
+    pem = folder / "alpn.pem"
+    pem.write_bytes(
+        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.set_alpn_protocols([alpn])
+    return context
+
+
+BENT: list[tuple[str, dict[str, Any], str]] = [
+    ("right", {}, ""),
+    ("for two names", {"names": ["t.test", "u.test"]}, "unauthorized"),
+    ("for another name", {"names": ["u.test"]}, "unauthorized"),
+    ("not critical", {"critical": False}, "unauthorized"),
+    ("of another token", {"key_authorization": "x.y"}, "incorrectResponse"),
+    ("by another protocol", {"alpn": "h2"}, "tls"),
+]
+
+
+@pytest.mark.parametrize("what, bend, kind", BENT, ids=[each[0] for each in BENT])
+async def test_tls_alpn_01(
+    client: Client, net: Net, tmp_path: Path, what: str, bend: dict[str, Any], kind: str
+) -> None:
+    order, found, key_authorization = await challenge(client, "t.test", "tls-alpn-01")
+    extension = acme.alpn_extension(bend.get("key_authorization", key_authorization))
+    critical, alpn = bend.get("critical", True), bend.get("alpn", acme.ALPN_PROTOCOL)
+    context = alpn_context(tmp_path, bend.get("names", ["t.test"]), extension, critical=critical, alpn=alpn)
+    net.tls[:] = [context]
+    ended = await outcome(client, order, found)
+    if kind:
+        assert ended["error"]["type"] in {acme.URN + kind, acme.URN + "unauthorized"}, ended
+    else:
+        assert ended["order"] == "ready", ended
+
+
+CAA: list[tuple[list[dict[str, str]], bool, str]] = [
+    ([], False, ""),
+    ([{"tag": "issue", "value": "ca.test"}], False, ""),
+    ([{"tag": "issue", "value": "other.test"}], False, "caa"),
+    ([{"tag": "issue", "value": ";"}], False, "caa"),
+    ([{"tag": "issue", "value": "ca.test; validationmethods=dns-01"}], False, ""),
+    ([{"tag": "issue", "value": "ca.test; validationmethods=http-01"}], False, "caa"),
+    ([{"tag": "issue", "value": "ca.test; accounturi=https://elsewhere.test/1"}], False, "caa"),
+    ([{"tag": "issue", "value": "ca.test"}, {"tag": "issuewild", "value": ";"}], True, "caa"),
+    ([{"tag": "issue", "value": ";"}, {"tag": "issuewild", "value": "ca.test"}], True, ""),
+]
+
+
+@pytest.mark.parametrize("policies, wildcard, kind", CAA)
+async def test_caa(
+    net: Net, database_url: str, tmp_path: Path, policies: list[dict[str, str]], wildcard: bool, kind: str
+) -> None:
+    """RFC 8659 and RFC 8657; the records stand at the domain above."""
+    more = settings(net) | {"CERTCTL_ACME_SERVER_CAA_IDENTITIES": "ca.test"}
+    async with open_world(variables(database_url, tmp_path, **more)) as world:
+        client, domain = Client(world), f"d{abs(hash(str(policies)))}.test"
+        await client.register()
+        if policies:
+            net.set("add-caa", host=f"{domain}.", policies=policies)
+        name = f"*.a.{domain}" if wildcard else f"a.{domain}"
+        order, found, key_authorization = await challenge(client, name, "dns-01")
+        net.txt(acme.dns_name(name), acme.txt_value(key_authorization))
+        ended = await outcome(client, order, found)
+        assert ended.get("error", {}).get("type", "") == (acme.URN + kind if kind else ""), ended
+
+
+async def test_a_dead_coordinators_challenge_is_taken_up(
+    client: Client, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, found, key_authorization = await challenge(client, "left.test", "http-01")
+    net.serve(found["token"], key_authorization)
+    with monkeypatch.context() as patched:
+        patched.setattr(validating, "begin", lambda *_: None)
+        await client.post(found["url"], {})
+    await client.world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")
+    assert await validating.take_up(client.world.ctx) == 1
+    await asyncio.gather(*client.world.ctx.validations.tasks)
+    assert (await client.post(order)).json()["status"] == "ready"
+
+
+async def test_a_mode_is_read_with_each_order(client: Client) -> None:
+    before = (await client.order("m.test")).json()
+    await client.world.call("PATCH", "/api/v1/profiles/prof-default", json={"acme_auth_mode": "trust_authenticated"})
+    after = (await client.order("m.test")).json()
+    assert (before["status"], after["status"]) == ("pending", "ready")
+    await client.world.call("PATCH", "/api/v1/profiles/prof-default", json={"acme_auth_mode": None})
+    assert (await client.order("m.test")).json()["status"] == "pending", "trust proves nothing to who wants proof"
+
+
+async def test_responds_are_limited(net: Net, database_url: str, tmp_path: Path) -> None:
+    few = settings(net) | {"CERTCTL_ACME_SERVER_RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR": "1"}
+    async with open_world(variables(database_url, tmp_path, **few)) as world:
+        client = Client(world)
+        await client.register()
+        order, found, _ = await challenge(client, "once.test", "dns-01")
+        await outcome(client, order, found)
+        again = await client.post(found["url"], {})
+        assert (again.status_code, again.json()["status"]) == (200, "invalid")
