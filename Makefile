@@ -20,7 +20,8 @@ DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wr
   javac:default-jdk-headless ip:iproute2 ps:procps sudo:sudo \
   faketime:faketime curl:curl shellcheck:shellcheck debootstrap:debootstrap busybox:busybox systemd-analyze:systemd \
   postfix:postfix /usr/lib/dovecot/imap:dovecot-imapd /usr/lib/dovecot/pop3:dovecot-pop3d \
-  /usr/lib/dovecot/lmtp:dovecot-lmtpd
+  /usr/lib/dovecot/lmtp:dovecot-lmtpd pebble:pebble pebble-challtestsrv:pebble certbot:certbot lego:lego \
+  dehydrated:dehydrated uacme:uacme acmetool:acmetool
 
 # Interpreters to try. A name on PATH proves nothing: a shim may point nowhere, and Debian keeps ensurepip elsewhere.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3 /usr/bin/python3
@@ -68,7 +69,7 @@ agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/
 # --- check -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: .venv/.ready-dev debian-packages ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
+test: .venv/.ready-dev debian-packages goclient ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
 	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: model
@@ -83,11 +84,25 @@ schemathesis: .venv/.ready-dev ## Hold a running coordinator against its OpenAPI
 mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see that the tests notice (ARGS='NAME …')
 	@$(PY) -m tests.mutants $(ARGS)
 
+.PHONY: acme-clients
+acme-clients: .venv/.ready-dev debian-packages goclient ## Play every case of every ACME client (ARGS='--server pebble lego …')
+	@$(PY) -m tests.journeys.acme $(ARGS)
+
 .PHONY: journeys
 journeys: .venv/.ready-dev debian-packages ## Play every type of target through all chapters and write docs/journeys.md (ARGS='nginx …')
 	@$(PY) -m tests.journeys.targets $(ARGS)
 
-# Programs for the tests that no package brings are built once into a cache and used whenever they are there.
+# Programs for the tests that no package brings are built once and used whenever they are there.
+GOCLIENT := tests/journeys/acme/goclient
+
+.PHONY: goclient
+goclient: ## Build the tests' ACME client on golang.org/x/crypto/acme, where Go is
+	@! command -v '$(GO)' >/dev/null || $(MAKE) --silent .cache/acme/goclient || echo 'Going on without the Go client.'
+
+.cache/acme/goclient: $(wildcard $(GOCLIENT)/*.go) $(GOCLIENT)/go.mod $(GOCLIENT)/go.sum
+	@mkdir -p $(@D)
+	@cd $(GOCLIENT) && CGO_ENABLED=0 '$(GO)' build -p 2 -trimpath -buildvcs=false -ldflags '-s -w' -o '$(CURDIR)/$@' .
+
 KUBERNETES_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
 KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/kubernetes/$(KUBERNETES_VERSION)
 GO := $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go) go)

@@ -1,0 +1,1 @@
+"""One module for each client; ``CLIENTS`` lists what is played."""
