@@ -69,7 +69,7 @@ agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/
 # --- check -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: .venv/.ready-dev debian-packages goclient ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
+test: .venv/.ready-dev debian-packages peers-acme ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
 	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: model
@@ -85,7 +85,7 @@ mutants: .venv/.ready-dev debian-packages ## Break the code on purpose and see t
 	@$(PY) -m tests.mutants $(ARGS)
 
 .PHONY: acme-clients
-acme-clients: .venv/.ready-dev debian-packages goclient ## Play every case of every ACME client (ARGS='--server pebble lego …')
+acme-clients: .venv/.ready-dev debian-packages peers-acme ## Play every case of every ACME client (ARGS='--server pebble lego …')
 	@$(PY) -m tests.journeys.acme $(ARGS)
 
 .PHONY: journeys
@@ -95,13 +95,15 @@ journeys: .venv/.ready-dev debian-packages ## Play every type of target through 
 # Programs for the tests that no package brings are built once and used whenever they are there.
 GOCLIENT := tests/journeys/acme/goclient
 
-.PHONY: goclient
-goclient: ## Build the tests' ACME client on golang.org/x/crypto/acme, where Go is
-	@! command -v '$(GO)' >/dev/null || $(MAKE) --silent .cache/acme/goclient || echo 'Going on without the Go client.'
+.PHONY: peers-acme
+peers-acme: ## Build an ACME client on golang.org/x/crypto/acme and a newer Pebble for the tests, where Go is
+	@! command -v '$(GO)' >/dev/null || $(MAKE) --silent .cache/acme/goclient || echo 'Going on without what Go builds.'
 
 .cache/acme/goclient: $(wildcard $(GOCLIENT)/*.go) $(GOCLIENT)/go.mod $(GOCLIENT)/go.sum
 	@mkdir -p $(@D)
-	@cd $(GOCLIENT) && CGO_ENABLED=0 '$(GO)' build -p 2 -trimpath -buildvcs=false -ldflags '-s -w' -o '$(CURDIR)/$@' .
+	@cd $(GOCLIENT) && CGO_ENABLED=0 '$(GO)' build -p 2 -trimpath -buildvcs=false -ldflags '-s -w' \
+	  -o '$(CURDIR)/$(@D)/' . github.com/letsencrypt/pebble/v2/cmd/pebble
+	@touch $@
 
 KUBERNETES_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
 KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/kubernetes/$(KUBERNETES_VERSION)

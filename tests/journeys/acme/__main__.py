@@ -6,16 +6,19 @@ Usage: ``make acme-clients`` or, for some clients, ``make acme-clients ARGS='leg
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 from tests.journeys.acme.matrix import every_client, pairwise, whole
 from tests.journeys.acme.page import keep
-from tests.journeys.acme.pebble import PebbleServer, pebble_server
+from tests.journeys.acme.pebble import NewPebble, PebbleServer, serving
 from tests.journeys.acme.play import OK, Row, Serving, played, row
 from tests.journeys.acme.server import Server
 
-SERVERS: dict[str, tuple[type[Server], Serving]] = {"pebble": (PebbleServer, pebble_server)}
+SERVERS: dict[str, tuple[type[Server], Serving]] = {
+    kind.__name__.lower(): (kind, functools.partial(serving, kind)) for kind in (NewPebble, PebbleServer)
+}
 
 
 def main() -> int:
@@ -26,11 +29,11 @@ def main() -> int:
     parser.add_argument("--pairwise", action="store_true", help="only the selection that the tests play")
     parser.add_argument("--page", type=Path, help="a page to write the results to, with JSON beside it")
     asked = parser.parse_args()
-    kind, serving = SERVERS[asked.server]
+    kind, starting = SERVERS[asked.server]
     players = [client for client in every_client() if not asked.clients or client.name in asked.clients]
     cases = whole(players, kind.can, kind.spares)
     rows = list[Row]()
-    with played(serving, pairwise(cases) if asked.pairwise else cases) as (server, results):
+    with played(starting, pairwise(cases) if asked.pairwise else cases) as (server, results):
         for case, result in results.items():
             rows.append(row(server, case, result))
             sys.stdout.write(f"{case.title:<75} {rows[-1].seconds:>5} {rows[-1].outcome}\n")

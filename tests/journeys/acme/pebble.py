@@ -1,16 +1,19 @@
 """Let's Encrypt's test server in the part of the server: what the drivers are proved against.
 
-Two of them, because one asks either everybody or nobody for an external account. Each is reached through a balancer,
-which here has the same backend twice.
+Two processes, because one asks either everybody or nobody for an external account. Each is reached through a balancer,
+which here has the same backend twice. Debian's knows no renewal information; make builds the newer one where Go is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import httpx
@@ -20,6 +23,7 @@ from cryptography import x509
 from benchmarks.lab.processes import Process, free_ports
 from tests.journeys.acme.balancer import balancing
 from tests.journeys.acme.client import EAB, Feature, Setting, first_line
+from tests.journeys.acme.clients.goclient import BUILT, SOURCE
 from tests.journeys.acme.ground import Ground
 
 _LIFE_S = 90 * 86_400
@@ -30,7 +34,7 @@ _ADDRESS_IN_CN = "this Pebble puts the address into the common name, which certb
 class Pebble:
     """One process."""
 
-    def __init__(self, folder: Path, ground: Ground, *, bound: bool) -> None:
+    def __init__(self, program: str, folder: Path, ground: Ground, *, bound: bool) -> None:
         self.port, management_port, self.front_port = free_ports(3)
         self.management = f"https://127.0.0.1:{management_port}"
         self.directory_url = f"https://localhost:{self.front_port}/dir"
@@ -46,9 +50,10 @@ class Pebble:
             "externalAccountBindingRequired": bound,
             "externalAccountMACKeys": {_EAB.kid: _EAB.key} if bound else {},
             "certificateValidityPeriod": _LIFE_S,
+            "profiles": {"default": {"description": "", "validityPeriod": _LIFE_S}},
         }
         (folder / "config.json").write_text(json.dumps({"pebble": config}))
-        argv = ["pebble", "-config", str(folder / "config.json"), "-dnsserver", ground.dns]
+        argv = [program, "-config", str(folder / "config.json"), "-dnsserver", ground.dns]
         # It refuses good nonces now and then; dehydrated does not ask again.
         quick = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "0"}
         self.process = Process("pebble", argv, folder / "pebble.log", quick)
@@ -74,19 +79,30 @@ class Pebble:
         answer = self.http.get(f"{self.management}/cert-status-by-serial/{digits}")
         return answer.is_success and answer.json()["Status"] == "Revoked"
 
+    def set_renewal_info(self, certificate_pem: str, info: str) -> bool:
+        """Give what it says of a certificate's renewal from now on; False when it is not its own."""
+        body = {"Certificate": certificate_pem, "ARIResponse": info}
+        return self.http.post(f"{self.management}/set-renewal-info/", json=body).is_success
+
 
 class PebbleServer:
-    """An open and a bound Pebble on one ground."""
+    """An open and a bound one of Debian's on one ground."""
 
     can: ClassVar[frozenset[Feature]] = frozenset(Feature) - {Feature.ARI}
     spares: ClassVar[Mapping[tuple[str, Feature], str]] = {("certbot, new", Feature.IP): _ADDRESS_IN_CN}
 
+    program: ClassVar[str] = "pebble"
+
     def __init__(self, ground: Ground) -> None:
-        self.name = f"Pebble {first_line('dpkg-query', '--show', '--showformat=${Version}', 'pebble')}"
         self._ground = ground
         self.open, self.bound = (
-            Pebble(ground.folder / name, ground, bound=name == "bound") for name in ("open", "bound")
+            Pebble(self.program, ground.folder / name, ground, bound=name == "bound") for name in ("open", "bound")
         )
+
+    @property
+    def name(self) -> str:
+        """Return the package's version."""
+        return f"Pebble {first_line('dpkg-query', '--show', '--showformat=${Version}', 'pebble')}"
 
     def lend(self, *, bound: bool) -> Setting:
         """Return a setting for one of the two."""
@@ -111,10 +127,38 @@ class PebbleServer:
         raise NotImplementedError
 
 
+class NewPebble(PebbleServer):
+    """The same of the newer one. It puts nothing into the common name."""
+
+    can = frozenset(Feature)
+    spares = MappingProxyType({})
+    program = str(BUILT / "pebble")
+
+    @property
+    def name(self) -> str:
+        """Return the version of its module."""
+        found = re.search(r"letsencrypt/pebble/v2 (\S+)", (SOURCE / "go.mod").read_text())
+        assert found is not None
+        return f"Pebble {found[1]}"
+
+    def hasten(self, chain: Sequence[bytes]) -> None:
+        """Say that the time to renew began yesterday and ended half a day later."""
+        now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+        window = {"start": (now - day).isoformat(), "end": (now - day / 2).isoformat()}
+        info = json.dumps({"suggestedWindow": window})
+        pem = ssl.DER_cert_to_PEM_cert(chain[0])
+        assert any(pebble.set_renewal_info(pem, info) for pebble in (self.open, self.bound))
+
+
+def newest() -> type[PebbleServer]:
+    """Return the newest that is here."""
+    return NewPebble if Path(NewPebble.program).exists() else PebbleServer
+
+
 @contextlib.contextmanager
-def pebble_server(ground: Ground) -> Iterator[PebbleServer]:
+def serving(kind: type[PebbleServer], ground: Ground) -> Iterator[PebbleServer]:
     """Run both, each behind a balancer."""
-    server = PebbleServer(ground)
+    server = kind(ground)
     with contextlib.ExitStack() as stack:
         for pebble in (server.open, server.bound):
             stack.callback(pebble.http.close)

@@ -21,7 +21,7 @@ from tests.journeys.acme.ground import Ground, ground
 from tests.journeys.acme.matrix import Account, Case, Names, Then
 from tests.journeys.acme.server import Server
 
-AT_ONCE = 6
+AT_ONCE = 10
 OK = "ok"
 Serving = Callable[[Ground], AbstractContextManager[Server]]
 """Runs a server whose resolver and ports for challenges are those of a ground."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.journeys.acme.matrix import Case, every_client, pairwise, whole
-from tests.journeys.acme.pebble import PebbleServer, pebble_server
+from tests.journeys.acme.pebble import newest, serving
 from tests.journeys.acme.play import Played, played, slug
 
 pytestmark = pytest.mark.timeout(400)
 
-SELECTION = pairwise(whole(every_client(), PebbleServer.can, PebbleServer.spares))
+SERVER = newest()
+SELECTION = pairwise(whole(every_client(), SERVER.can, SERVER.spares))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Played]:
     """All cases that this run asks for, begun."""
     here = [item.name for item in request.session.items if item.path == Path(__file__)]
     asked = [case for case in SELECTION if any(f"[{slug(case)}]" in name for name in here)]
-    with played(pebble_server, asked) as (_, begun):
+    with played(functools.partial(serving, SERVER), asked) as (_, begun):
         yield begun
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks.lab.processes import REPOSITORY
 from tests.journeys.acme.client import Challenge, Client, Feature
 
-PROGRAM = REPOSITORY / ".cache" / "acme" / "goclient"
+BUILT = REPOSITORY / ".cache" / "acme"
+PROGRAM = BUILT / "goclient"
 SOURCE = Path(__file__).parents[1] / "goclient"
 
 

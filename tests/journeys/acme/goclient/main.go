@@ -1,4 +1,5 @@
-// A small ACME client on golang.org/x/crypto/acme, the library under cert-manager.
+// A small ACME client on golang.org/x/crypto/acme, the library under cert-manager. Its module also pins a Pebble that is
+// newer than Debian's, for the tests to play against.
 //
 // It keeps everything in one folder: account.pem, key.pem, chain.pem, and order.json with what was asked for.
 package main
