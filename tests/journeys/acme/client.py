@@ -44,6 +44,10 @@ class Feature(StrEnum):
     ARI = "renewal information"
 
 
+Spared = tuple[str, Feature | None]
+"""A client by its name, with what it is not asked for; None for everything."""
+
+
 class EAB(NamedTuple):
     """An external account (RFC 8555 section 7.3.4): its key id, and its key in base64url."""
 
@@ -79,6 +83,8 @@ class Client(ABC):
     name: ClassVar[str]
     can: ClassVar[frozenset[Feature]]
     challenges: ClassVar[frozenset[Challenge]]
+    cannot: ClassVar[frozenset[tuple[Challenge, Feature]]] = frozenset()
+    """What it can by other challenges only."""
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         """Write the configuration; ask for nothing."""

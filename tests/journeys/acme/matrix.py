@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from tests.journeys.acme import clients
-from tests.journeys.acme.client import Challenge, Client, Feature
+from tests.journeys.acme.client import Challenge, Client, Feature, Spared
 
 
 class Names(StrEnum):
@@ -88,12 +88,10 @@ def every_client() -> list[type[Client]]:
     return [client for client in found if client.installed()]
 
 
-def whole(
-    players: Iterable[type[Client]], can: frozenset[Feature], spares: Mapping[tuple[str, Feature], str]
-) -> list[Case]:
+def whole(players: Iterable[type[Client]], can: frozenset[Feature], spares: Mapping[Spared, str]) -> list[Case]:
     """Return every case that both sides can: the clients, and a server with ``can`` and ``spares``."""
     possible = [case for client in players for case in _cases(client) if _possible(case) and case.features <= can]
-    return [case for case in possible if not any((case.client.name, one) in spares for one in case.features)]
+    return [case for case in possible if not any((case.client.name, one) in spares for one in (None, *case.features))]
 
 
 def _cases(client: type[Client]) -> Iterator[Case]:
@@ -102,7 +100,9 @@ def _cases(client: type[Client]) -> Iterator[Case]:
 
 
 def _possible(case: Case) -> bool:
-    return case.challenge in _SHOWN_BY.get(case.names, case.client.challenges) and case.features <= case.client.can
+    shown = case.challenge in _SHOWN_BY.get(case.names, case.client.challenges)
+    cannot = any((case.challenge, feature) in case.client.cannot for feature in case.features)
+    return shown and not cannot and case.features <= case.client.can
 
 
 def pairwise(cases: Sequence[Case]) -> list[Case]:

@@ -13,7 +13,6 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 
 import httpx
@@ -22,13 +21,14 @@ from cryptography import x509
 
 from benchmarks.lab.processes import Process, free_ports
 from tests.journeys.acme.balancer import balancing
-from tests.journeys.acme.client import EAB, Feature, Setting, first_line
+from tests.journeys.acme.client import EAB, Feature, Setting, Spared, first_line
 from tests.journeys.acme.clients.goclient import BUILT, SOURCE
 from tests.journeys.acme.ground import Ground
 
 _LIFE_S = 90 * 86_400
 _EAB = EAB("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W")  # pragma: allowlist secret
 _ADDRESS_IN_CN = "this Pebble puts the address into the common name, which certbot then takes for a DNS name"
+_NO_TOKEN = "this Pebble offers dns-persist-01, a challenge without a token, for which uacme gives up the authorization"
 
 
 class Pebble:
@@ -89,7 +89,7 @@ class PebbleServer:
     """An open and a bound one of Debian's on one ground."""
 
     can: ClassVar[frozenset[Feature]] = frozenset(Feature) - {Feature.ARI}
-    spares: ClassVar[Mapping[tuple[str, Feature], str]] = {("certbot, new", Feature.IP): _ADDRESS_IN_CN}
+    spares: ClassVar[Mapping[Spared, str]] = {("certbot, new", Feature.IP): _ADDRESS_IN_CN}
 
     program: ClassVar[str] = "pebble"
 
@@ -131,8 +131,13 @@ class NewPebble(PebbleServer):
     """The same of the newer one. It puts nothing into the common name."""
 
     can = frozenset(Feature)
-    spares = MappingProxyType({})
+    spares: ClassVar[Mapping[Spared, str]] = {("uacme", None): _NO_TOKEN}
     program = str(BUILT / "pebble")
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Say whether it was built."""
+        return Path(cls.program).exists()
 
     @property
     def name(self) -> str:
@@ -148,11 +153,6 @@ class NewPebble(PebbleServer):
         info = json.dumps({"suggestedWindow": window})
         pem = ssl.DER_cert_to_PEM_cert(chain[0])
         assert any(pebble.set_renewal_info(pem, info) for pebble in (self.open, self.bound))
-
-
-def newest() -> type[PebbleServer]:
-    """Return the newest that is here."""
-    return NewPebble if Path(NewPebble.program).exists() else PebbleServer
 
 
 @contextlib.contextmanager

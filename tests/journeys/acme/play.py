@@ -75,7 +75,7 @@ class Player:
     def play(self, case: Case, number: int) -> float:
         """Play one case to its end; return how many seconds its client took."""
         setting = self._server.lend(bound=case.account is Account.BOUND)
-        place = self._folder / f"{number}-{slug(case)}"
+        place = self._folder / f"{number}-{case.client.__name__.lower()}"  # short, since sockets lie below it
         place.mkdir()
         names = self._names(case, number, setting)
         started = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
-from tests.journeys.acme.client import Feature, Setting
+from tests.journeys.acme.client import Feature, Setting, Spared
 
 
 class Server(Protocol):
@@ -13,8 +13,8 @@ class Server(Protocol):
 
     can: ClassVar[frozenset[Feature]]
     """What it can; nothing else is asked of it."""
-    spares: ClassVar[Mapping[tuple[str, Feature], str]]
-    """Why a client that can do something does not do it here, by its name and the feature."""
+    spares: ClassVar[Mapping[Spared, str]]
+    """Why a client does not do here what it can."""
 
     @property
     def name(self) -> str:

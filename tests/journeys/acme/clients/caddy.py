@@ -17,6 +17,7 @@ class Caddy(Client):
     name = "caddy"
     can = frozenset({Feature.RENEW, Feature.EAB, Feature.IP})
     challenges = frozenset({Challenge.HTTP_01, Challenge.TLS_ALPN_01})
+    cannot = frozenset({(Challenge.TLS_ALPN_01, Feature.IP)})  # it shows the address as a DNS name
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         super().__init__(folder, setting)
@@ -70,7 +71,8 @@ class Caddy(Client):
         return {
             "admin": {"disabled": True},
             "storage": {"module": "file_system", "root": str(self.folder / "storage")},
-            "apps": {"tls": tls},
+            # For addresses it would make an authority as well, and add that to the system's store.
+            "apps": {"tls": tls, "pki": {"certificate_authorities": {"local": {"install_trust": False}}}},
         }
 
     def _issuer(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.lab.processes import Process, wait_until
+from benchmarks.lab.processes import Process
 from tests.journeys.acme.client import EMAIL, Challenge, Client, Feature, Setting, first_line
 from tests.journeys.acme.responders import webroot
 
@@ -85,9 +85,10 @@ class Uacme(Client):
 
     def _ualpn(self) -> Process:
         where, sock = f"{self.setting.address}@{self.setting.tls_port}", self.folder / "ualpn.sock"
-        argv = ["ualpn", "-v", "-b", where, "-c", f"{self.setting.address}@9", "-s", str(sock)]
+        own = ["-s", str(sock), "-p", str(self.folder / "ualpn.pid")]
+        argv = ["ualpn", "-v", "-b", where, "-c", f"{self.setting.address}@9", *own]
         process = Process("ualpn", argv, self.folder / "ualpn.log").start()
-        wait_until("ualpn listens", sock.is_socket)
+        process.await_ready(sock.is_socket)
         return process
 
     def _uacme(self, *words: str) -> str:
