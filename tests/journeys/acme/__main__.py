@@ -17,7 +17,8 @@ from tests.journeys.acme.play import OK, Row, Serving, played, row
 from tests.journeys.acme.server import Server
 
 SERVERS: dict[str, tuple[type[Server], Serving]] = {
-    kind.__name__.lower(): (kind, functools.partial(serving, kind)) for kind in (NewPebble, PebbleServer)
+    "pebble": (PebbleServer, functools.partial(serving, PebbleServer)),
+    "newpebble": (NewPebble, functools.partial(serving, NewPebble)),
 }
 
 
