@@ -19,7 +19,6 @@ from tests.journeys.acme.ground import ground
 from tests.journeys.acme.pebble import NewPebble, PebbleServer, serving
 from tests.journeys.acme.server import Server
 
-
 _UNTRUSTED = r"(?i)certificate.verify.failed|unknown authority|curl returned with 60"
 
 
