@@ -129,14 +129,13 @@ async def renewal_info(ctx: Context, certificate_id: str) -> tuple[dict[str, Any
 def window_of(version: Columns) -> Window:
     """Return the window of a version: a twelfth of its lifetime, from when a third of it is left.
 
-    Clients choose a moment in it at random, so that what was issued at once is not renewed at once. One that was
-    revoked, or that an operator wants replaced, has a window that has begun and is short: at once, but not all in the
-    same second.
+    Clients choose a moment in it at random, so that what was issued at once is not renewed at once. That of one
+    which was revoked, or which an operator wants replaced, has passed: each client replaces it when it asks next.
     """
     lifetime = version["not_after"] - max(version["not_before"], version["created_at"])
     asked = version["revoked_at"] or version["replace_at"]
     if asked is not None:
-        return Window(asked - _SHORT, min(asked + lifetime / 100, version["not_after"]))
+        return Window(asked - _SHORT, asked)
     start = version["not_after"] - lifetime / 3
     return Window(start, start + lifetime / 12)
 

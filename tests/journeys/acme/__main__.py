@@ -10,6 +10,8 @@ import functools
 import sys
 from pathlib import Path
 
+from tests.journeys.acme import certctl
+from tests.journeys.acme.certctl import CertctlServer
 from tests.journeys.acme.matrix import every_client, pairwise, whole
 from tests.journeys.acme.page import keep
 from tests.journeys.acme.pebble import NewPebble, PebbleServer, serving
@@ -17,6 +19,7 @@ from tests.journeys.acme.play import OK, Row, Serving, played, row
 from tests.journeys.acme.server import Server
 
 SERVERS: dict[str, tuple[type[Server], Serving]] = {
+    "certctl": (CertctlServer, certctl.serving),
     "pebble": (PebbleServer, functools.partial(serving, PebbleServer)),
     "newpebble": (NewPebble, functools.partial(serving, NewPebble)),
 }
