@@ -41,7 +41,8 @@ class Lane:
         self._resting: Process | None = None
         self._loop = asyncio.Runner()
         self._database = self._loop.run(driver.connect(dsn, {}))
-        self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn})
+        acme = {"CERTCTL_ACME_SERVER_ENABLED": "true", "CERTCTL_ACME_SERVER_GC_INTERVAL": "1s"}
+        self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn, **acme})
         stage.keep(self.coordinator.process)
         self.sites = Sites(stage.folder / "web")
         stage.keep(self.sites.process)

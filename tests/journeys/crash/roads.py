@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 
 from benchmarks.lab.processes import Process
+from tests.journeys.crash.customers import Customers
 from tests.journeys.crash.estate import Estate
 from tests.journeys.crash.lane import Lane
 from tests.journeys.crash.points import ROADS, Cell, Program
@@ -288,6 +289,15 @@ def beside(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     subject.ask()
 
 
+def enrolled(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+    """An ACME client goes its whole way before the certificate is asked for."""
+    customers = Customers(lane)
+    lane.arm(lane.coordinator.process, cell.armed)
+    customers.change()
+    assert customers.problems() == []
+    subject.ask()
+
+
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
@@ -310,6 +320,8 @@ STAGINGS: dict[str, Staging] = {
         ("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"), beside
     ),
     "certificate.imported": beside,
+    "certificate.enrolled": enrolled,
+    "acme.*": enrolled,
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
     "approval.*": approved,
