@@ -53,7 +53,10 @@ async def order_again(tx: Transaction, certificate_id: str, wanted: Enrolled) ->
     """
     (before,) = await store.locked(tx, [certificate_id])
     values = await wishes.row_of(tx, _body(wanted))
-    kept = {name: before[name] for name in ("name", "renewal_policy_id", "owner_id", "team_id", "environment", "tags")}
+    kept = {
+        name: before[name]
+        for name in ("name", "common_name", "names", "renewal_policy_id", "owner_id", "team_id", "environment", "tags")
+    }
     values |= {**kept, "source": before["source"]}
     if wishes.changes(before, values):
         await store.TABLE.replace(tx, certificate_id, values)

@@ -344,7 +344,8 @@ async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, p
     facts, public_key = read_csr(request["csr"])
     order = Order(
         serial=int(request["serial"], 16),
-        common_name=certificate["common_name"],
+        # A client knows its certificate again by the name that it put there, which is one of those that it ordered.
+        common_name=(request["source"] != "agent" and facts.common_name.lower()) or certificate["common_name"],
         names=tuple(name for name in msgspec.convert(certificate["names"], tuple[Name, ...]) if name in facts.names),
         public_key=public_key,
         not_before=request["not_before"],

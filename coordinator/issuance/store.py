@@ -25,7 +25,7 @@ async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -
     """Return the request that a job has led to, locked when asked."""
     return await conn.fetchrow(
         f"""
-        SELECT id, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before,
+        SELECT id, source, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before,
           not_after, version_id, approved, created_at
         FROM issuance_requests WHERE job_id = $1 {"FOR UPDATE" if lock else ""}
         """,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter
 
+from coordinator.metrics.service import REGISTRY
+
 OPERATIONS = (
     "directory",
     "new_nonce",
@@ -21,10 +23,20 @@ OPERATIONS = (
     "revoke_cert",
     "renewal_info",
 )
-_DONE = {name: Counter(f"certctl_acme_{name}", f"ACME requests answered: {name}") for name in OPERATIONS}
-_FAILED = {name: Counter(f"certctl_acme_{name}_failures", f"ACME requests refused: {name}") for name in OPERATIONS}
-_VALIDATIONS = Counter("certctl_acme_validations", "Challenges that were looked at", ["type", "outcome"])
-_COLLECTED = Counter("certctl_acme_gc_rows", "Rows of the ACME server that were forgotten")
+_DONE = {
+    name: Counter(f"certctl_acme_{name}", f"ACME requests answered: {name}.", registry=REGISTRY) for name in OPERATIONS
+}
+_FAILED = {
+    name: Counter(f"certctl_acme_{name}_failures", f"ACME requests refused: {name}.", registry=REGISTRY)
+    for name in OPERATIONS
+}
+_VALIDATIONS = Counter(
+    "certctl_acme_validations",
+    "Challenges that were looked at, by how they ended.",
+    ["type", "outcome"],
+    registry=REGISTRY,
+)
+_COLLECTED = Counter("certctl_acme_gc_rows", "Rows of the ACME server that were forgotten.", registry=REGISTRY)
 
 
 def request(operation: str, *, failed: bool) -> None:

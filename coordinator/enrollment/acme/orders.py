@@ -214,8 +214,8 @@ async def finalize(call: Call, tx: Transaction) -> str:
         detail = f"the order is {status}; it can be finalized when it is ready"
         raise Problem("orderNotReady", detail)
     facts, csr = _read_csr(call)
-    ordered = frozenset(names.read_one(msgspec.convert(each, Identifier)).name for each in row["identifiers"])
-    _check_csr(facts, ordered)
+    ordered = [names.read_one(msgspec.convert(each, Identifier)).name for each in row["identifiers"]]
+    _check_csr(facts, frozenset(ordered))
     try:
         async with tx.savepoint():
             certificate_id, job_id = await _enroll(call, tx, row, facts, csr, ordered)
@@ -252,12 +252,12 @@ def _check_csr(facts: CSRFacts, ordered: frozenset[Name]) -> None:
 
 
 async def _enroll(
-    call: Call, tx: Transaction, row: Row, facts: CSRFacts, csr: bytes, ordered: frozenset[Name]
+    call: Call, tx: Transaction, row: Row, facts: CSRFacts, csr: bytes, ordered: Sequence[Name]
 ) -> tuple[str, str]:
     owner = await store.ownership(tx, call.account_id)
     wanted = Enrolled(
         source="acme",
-        names=sorted(ordered),
+        names=ordered,
         profile_id=row["profile_id"],
         key_algorithm=facts.key_algorithm,
         lifetime_s=_ordered_lifetime(row, call.ctx.clock.now()),
@@ -274,7 +274,7 @@ async def _enroll(
 
 async def _certificate(call: Call, tx: Transaction, wanted: Enrolled) -> str:
     """Return the one certificate of this account for these names, locked, with what is wanted now."""
-    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in wanted.names).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(wanted.names)).encode()).hexdigest()
     certificate_id = await store.certificate_of(tx, call.account_id, digest)
     if certificate_id is not None:
         await enrolling.order_again(tx, certificate_id, wanted)

@@ -14,7 +14,6 @@ from coordinator.database.driver import Record as Row
 from coordinator.enrollment.acme import operators_store
 from coordinator.enrollment.acme.accounts import sealing_place
 from coordinator.enrollment.acme.orders import status_of
-from coordinator.profiles.routes import Patterns
 from coordinator.web.paging import Page, PageQuery, of_row, read_page
 from coordinator.web.scope import check_inside
 from coordinator.web.table import Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
@@ -26,6 +25,9 @@ from core.patterns import check_pattern
 from core.secret import Secret
 
 _KEY_BYTES = 32
+Patterns = Annotated[
+    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000)], ...], msgspec.Meta(max_length=100)
+]
 Short = Annotated[str, msgspec.Meta(max_length=128)]
 
 

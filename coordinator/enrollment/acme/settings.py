@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from core.environment import Environment, parse_duration
 
 MODES = ("trust_authenticated", "challenge")
-_VARIABLE = "CERTCTL_ACME_SERVER_"
+_SWITCH = ("true", "false")
 _DNS_PORT, _MOST_PORT = 53, 65535
 _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=30)
 _MOST = 1_000_000
@@ -46,40 +46,35 @@ class ACMESettings:
 
 def load(env: Environment) -> ACMESettings:
     """Read the settings; what is wrong is noted in ``env`` by its variable."""
-
-    def read(name: str) -> str:
-        return _VARIABLE + name
-
-    def flag(name: str, default: str) -> bool:
-        return env.choice(read(name), default, ("true", "false")) == "true"
-
     return ACMESettings(
-        enabled=flag("ENABLED", "false"),
-        default_mode=env.choice(read("DEFAULT_AUTH_MODE"), MODES[0], MODES),
-        default_profile=env.read(read("DEFAULT_PROFILE_ID"), "prof-default", lambda text: "" if text == "-" else text),
-        allow_open_trust=flag("ALLOW_OPEN_TRUST", "false"),
-        eab_required=flag("EAB_REQUIRED", "false"),
-        nonce_ttl=env.read(read("NONCE_TTL"), timedelta(minutes=5), _duration),
-        order_ttl=env.read(read("ORDER_TTL"), timedelta(hours=24), _duration),
-        authz_ttl=env.read(read("AUTHZ_TTL"), timedelta(hours=24), _duration),
+        enabled=env.choice("CERTCTL_ACME_SERVER_ENABLED", "false", _SWITCH) == "true",
+        default_mode=env.choice("CERTCTL_ACME_SERVER_DEFAULT_AUTH_MODE", MODES[0], MODES),
+        default_profile=env.read(
+            "CERTCTL_ACME_SERVER_DEFAULT_PROFILE_ID", "prof-default", lambda text: "" if text == "-" else text
+        ),
+        allow_open_trust=env.choice("CERTCTL_ACME_SERVER_ALLOW_OPEN_TRUST", "false", _SWITCH) == "true",
+        eab_required=env.choice("CERTCTL_ACME_SERVER_EAB_REQUIRED", "false", _SWITCH) == "true",
+        nonce_ttl=env.read("CERTCTL_ACME_SERVER_NONCE_TTL", timedelta(minutes=5), _duration),
+        order_ttl=env.read("CERTCTL_ACME_SERVER_ORDER_TTL", timedelta(hours=24), _duration),
+        authz_ttl=env.read("CERTCTL_ACME_SERVER_AUTHZ_TTL", timedelta(hours=24), _duration),
         concurrency={
-            "http-01": env.read(read("HTTP01_CONCURRENCY"), 10, _at_least_one),
-            "dns-01": env.read(read("DNS01_CONCURRENCY"), 10, _at_least_one),
-            "tls-alpn-01": env.read(read("TLSALPN01_CONCURRENCY"), 10, _at_least_one),
+            "http-01": env.read("CERTCTL_ACME_SERVER_HTTP01_CONCURRENCY", 10, _at_least_one),
+            "dns-01": env.read("CERTCTL_ACME_SERVER_DNS01_CONCURRENCY", 10, _at_least_one),
+            "tls-alpn-01": env.read("CERTCTL_ACME_SERVER_TLSALPN01_CONCURRENCY", 10, _at_least_one),
         },
-        resolvers=env.read(read("DNS01_RESOLVER"), (), _resolvers),
-        allowed_networks=env.read(read("ALLOWED_NETWORKS"), (), _networks),
-        http_port=env.read(read("HTTP01_PORT"), 80, _port),
-        tls_port=env.read(read("TLSALPN01_PORT"), 443, _port),
-        ari=flag("ARI_ENABLED", "true"),
-        ari_poll=env.read(read("ARI_POLL_INTERVAL"), timedelta(hours=6), _duration),
-        orders_per_hour=env.read(read("RATE_LIMIT_ORDERS_PER_HOUR"), 100, _count),
-        concurrent_orders=env.read(read("RATE_LIMIT_CONCURRENT_ORDERS"), 5, _count),
-        key_changes_per_hour=env.read(read("RATE_LIMIT_KEY_CHANGE_PER_HOUR"), 5, _count),
-        responds_per_hour=env.read(read("RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR"), 60, _count),
-        terms_url=env.read(read("TOS_URL"), "", _url),
-        website=env.read(read("WEBSITE"), "", _url),
-        caa_identities=env.read(read("CAA_IDENTITIES"), (), _domains),
+        resolvers=env.read("CERTCTL_ACME_SERVER_DNS01_RESOLVER", (), _resolvers),
+        allowed_networks=env.read("CERTCTL_ACME_SERVER_ALLOWED_NETWORKS", (), _networks),
+        http_port=env.read("CERTCTL_ACME_SERVER_HTTP01_PORT", 80, _port),
+        tls_port=env.read("CERTCTL_ACME_SERVER_TLSALPN01_PORT", 443, _port),
+        ari=env.choice("CERTCTL_ACME_SERVER_ARI_ENABLED", "true", _SWITCH) == "true",
+        ari_poll=env.read("CERTCTL_ACME_SERVER_ARI_POLL_INTERVAL", timedelta(hours=6), _duration),
+        orders_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR", 100, _count),
+        concurrent_orders=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS", 5, _count),
+        key_changes_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_KEY_CHANGE_PER_HOUR", 5, _count),
+        responds_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR", 60, _count),
+        terms_url=env.read("CERTCTL_ACME_SERVER_TOS_URL", "", _url),
+        website=env.read("CERTCTL_ACME_SERVER_WEBSITE", "", _url),
+        caa_identities=env.read("CERTCTL_ACME_SERVER_CAA_IDENTITIES", (), _domains),
     )
 
 

@@ -77,6 +77,18 @@ async def test_addresses_are_never_common_names(client: Client) -> None:
     assert mixed.subject.rfc4514_string() == "CN=a.example"
 
 
+async def test_the_common_name_is_the_clients_choice(client: Client) -> None:
+    """The client lego looks for its certificate by the name that it had put there."""
+    order = (await client.order("a.example", "*.a.example")).json()
+    done = (await client.finalize(order, csr_for("a.example", "*.a.example", common_name="a.example"))).json()
+    chosen = leaf((await client.post(done["certificate"])).content)
+    again = (await client.order("*.a.example", "a.example")).json()
+    done = (await client.finalize(again, csr_for("a.example", "*.a.example", common_name="*.a.example"))).json()
+    other = leaf((await client.post(done["certificate"])).content)
+    assert [each.subject.rfc4514_string() for each in (chosen, other)] == ["CN=a.example", "CN=*.a.example"]
+    assert len((await client.world.get("/api/v1/certificates"))["data"]) == 1
+
+
 @pytest.mark.parametrize(
     "identifiers, kind",
     [
