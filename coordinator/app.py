@@ -111,6 +111,6 @@ def _app(ctx: Context, routes: list[Route]) -> Quart:
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False  # a path is what it is; a redirect would lose the body of a POST
     register(app, ctx, routes)
-    later.install(app)
     front.install(app, ctx, routes)
+    later.install(app)  # around both: an agent's poll is a short read that is answered later
     return app
