@@ -217,8 +217,7 @@ async def finalize(call: Call, tx: Transaction) -> str:
     ordered = [names.read_one(msgspec.convert(each, Identifier)).name for each in row["identifiers"]]
     _check_csr(facts, frozenset(ordered))
     try:
-        async with tx.savepoint():
-            certificate_id, job_id = await _enroll(call, tx, row, facts, csr, ordered)
+        certificate_id, job_id = await _enroll(call, tx, row, facts, csr, ordered)
     except (Refused, Conflict) as error:
         raise of(error, "badCSR") from error
     await store.set_order(tx, row["id"], certificate_id=certificate_id, job_id=job_id, error=None)

@@ -8,8 +8,9 @@ has used its nonce up as well.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import parse_qs
 
 import msgspec
@@ -17,7 +18,7 @@ import structlog
 from quart import Quart
 from werkzeug.datastructures import Headers
 
-from coordinator.database.connection import Connection, Transaction
+from coordinator.database.connection import Transaction
 from coordinator.enrollment.acme import (
     accounts,
     authorizations,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 PREFIX = "/acme/"
 _JOSE = "application/jose+json"
-_LONGEST_ID = 64
+_LONGEST_ID = 128
 By = Literal["jwk", "kid", "either"]
 Handler = Callable[[Call, Transaction], Awaitable[Reply]]
 After = Callable[[], Awaitable[Reply]] | None
@@ -112,6 +113,7 @@ class _Incoming(NamedTuple):
     url: str
     body: bytes
     request_id: str
+    address: str
 
 
 class _Place(NamedTuple):
@@ -181,6 +183,8 @@ async def _send(
 def _place(ctx: Context, path: str) -> _Place:
     """Return where a path leads; raise ``Problem`` where there is no directory."""
     settings, parts = ctx.settings, path.removeprefix(PREFIX).split("/")
+    if len(parts) > 1 and not (parts[1].isascii() and parts[1].isprintable() and len(parts[1]) <= _LONGEST_ID):
+        raise Problem("malformed", "there is no such resource; begin at the directory", HTTPStatus.NOT_FOUND)
     if parts[0] == "profile" and len(parts) > 1:
         return _Place(parts[1], f"{settings.url}/acme/profile/{parts[1]}", tuple(parts[2:]))
     if not settings.acme.default_profile:
@@ -196,7 +200,7 @@ def _matched(table: Mapping[tuple[str, ...], Any], below: tuple[str, ...]) -> tu
             pairs = list(zip(pattern, below, strict=True))
             if all(place.startswith("{") or place == part for place, part in pairs):
                 values = {place.strip("{}"): part for place, part in pairs if place.startswith("{")}
-                if all(part and part.isascii() and len(part) <= _LONGEST_ID * 2 for part in values.values()):
+                if all(part and part.isascii() and len(part) <= _LONGEST_ID for part in values.values()):
                     return entry, values
     return None
 
@@ -218,7 +222,11 @@ async def _dispatch(
     if got is not None:
         operation, path = got
         _take(ctx, ctx.budgets.open, "open", f"{address} acme")
-        return operation, await _open(ctx, place, operation, path, method)
+        try:
+            return operation, await _open(ctx, place, operation, path, method)
+        except Problem:
+            counting.request(operation, failed=True)
+            raise
     assert posted is not None  # noqa: S101 - one of both is there
     route, path = posted
     if fields.get("Content-Type", "").partition(";")[0].strip() != _JOSE:
@@ -231,7 +239,7 @@ async def _dispatch(
         text = scope["query_string"].decode("latin1")
         query = {name: values[0] for name, values in parse_qs(text).items()}
         url = ctx.settings.url + scope["path"] + (f"?{text}" if text else "")
-        return route.operation, await _signed(ctx, _Incoming(place, route, path, query, url, body, request_id))
+        return route.operation, await _signed(ctx, _Incoming(place, route, path, query, url, body, request_id, address))
     except CertctlError as error:
         counting.request(route.operation, failed=True)
         raise problems.of(error) from error
@@ -279,7 +287,7 @@ async def _open(ctx: Context, place: _Place, operation: str, path: Mapping[str, 
         told, _ = await certificates.renewal_info(ctx, path["certificate_id"])
         return Reply(told, headers={"Retry-After": str(round(ctx.settings.acme.ari_poll.total_seconds()))})
     async with ctx.db.connection() as conn:
-        profile = await _profile(conn, place.profile_id)
+        profile = _usable(await profiles.get(conn, place.profile_id))
     if operation == "new_nonce":
         return Reply(b"", HTTPStatus.OK if method == "HEAD" else HTTPStatus.NO_CONTENT)
     return Reply(directory(ctx, profile, place.base))
@@ -308,9 +316,8 @@ def directory(ctx: Context, profile: Profile, base: str) -> dict[str, Any]:
     }
 
 
-async def _profile(conn: Connection, profile_id: str) -> Profile:
-    usable = profile_id.isascii() and len(profile_id) <= _LONGEST_ID * 2
-    profile = await profiles.get(conn, profile_id) if usable else None
+def _usable(profile: Profile | None) -> Profile:
+    """Return a profile; raise ``Problem`` for none, or one that is switched off."""
     if profile is None or not profile.enabled:
         detail = "there is no such profile, or it is switched off; ask the server's operator for a directory"
         raise Problem("userActionRequired", detail, HTTPStatus.NOT_FOUND)
@@ -325,15 +332,22 @@ async def _signed(ctx: Context, incoming: _Incoming) -> Reply:
         raise Problem("badNonce", "the nonce is not known here or has run out; repeat the request with a new one")
     try:
         jws.check_header(request.header, incoming.url, incoming.route.by)
-        async with ctx.db.transaction() as tx:
+        async with _opened(ctx, request) as tx:
             call = await _enter(ctx, tx, nonce, request, incoming)
             reply, after = await incoming.route.handler(call, tx)
     except (Problem, CertctlError) as error:
-        if not (isinstance(error, Problem) and error.kind == "badNonce"):
+        if request.payload and not (isinstance(error, Problem) and error.kind == "badNonce"):
             async with ctx.db.connection() as conn:
                 await store.use_nonce(conn, nonce, 2 * keep)
         raise
     return reply if after is None else await after()
+
+
+def _opened(ctx: Context, request: jws.Request) -> AbstractAsyncContextManager[Transaction]:
+    """Open what a handler works in: what only reads has no payload, and needs no transaction but its statements'."""
+    if request.payload:
+        return ctx.db.transaction()
+    return cast("AbstractAsyncContextManager[Transaction]", ctx.db.connection())
 
 
 async def _enter(ctx: Context, tx: Transaction, nonce: bytes, request: jws.Request, incoming: _Incoming) -> Call:
@@ -344,7 +358,7 @@ async def _enter(ctx: Context, tx: Transaction, nonce: bytes, request: jws.Reque
     )
     if not row["fresh"]:
         raise Problem("badNonce", "the nonce was used already; repeat the request with a new one")
-    profile, account = await _profile(tx, place.profile_id), None
+    profile, account = _usable(msgspec.convert(row["profile"], Profile | None)), None
     if header.jwk is None:
         if row["id"] is None:
             raise Problem("accountDoesNotExist", "there is no account with this URL")
@@ -352,6 +366,8 @@ async def _enter(ctx: Context, tx: Transaction, nonce: bytes, request: jws.Reque
             raise Problem("unauthorized", f"the account is {row['status']}")
         _take(ctx, ctx.budgets.callers, "credential", f"acme:{row['id']}")
         account = row
+    else:
+        _take(ctx, ctx.budgets.sign_ins, "sign-in", f"{incoming.address} acme")
     key = jws.read_key(header.jwk if account is None else account["jwk"], header.alg)
     jws.verify(request, key)
     thumbprint = jws.thumbprint(key) if account is None else str(account["thumbprint"])

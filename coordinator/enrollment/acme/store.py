@@ -36,13 +36,14 @@ async def use_nonce(conn: Connection, nonce: bytes, keep: timedelta) -> bool:
 
 
 async def enter(conn: Connection, nonce: bytes, keep: timedelta, profile_id: str, account_id: str) -> Row:
-    """Use a nonce up and find who signed: ``fresh``, and the account's columns, null where there is none."""
+    """Use a nonce up; return ``fresh``, the ``profile`` and the columns of who signed, null where there is none."""
     row = await conn.fetchrow(
         f"""
         WITH used AS (
           INSERT INTO acme_nonces VALUES ($1, now() + $2::interval) ON CONFLICT DO NOTHING RETURNING true AS fresh)
         SELECT (SELECT fresh FROM used) AS fresh, {_ACCOUNT}, keys.allowed_names, keys.wildcards,
-          keys.disabled_at IS NOT NULL OR keys.expires_at <= now() AS eab_ended
+          keys.disabled_at IS NOT NULL OR keys.expires_at <= now() AS eab_ended,
+          (SELECT to_jsonb(profiles) FROM profiles WHERE profiles.id = $3) AS profile
         FROM (SELECT $4::text AS id) AS asked
         LEFT JOIN acme_accounts AS accounts ON accounts.id = asked.id AND accounts.profile_id = $3
         LEFT JOIN acme_eab_keys AS keys ON keys.id = accounts.eab_key_id
