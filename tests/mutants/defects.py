@@ -358,7 +358,7 @@ APPROVALS = (
         "requester-forgotten",
         "a retry has nobody who asked for it",
         "coordinator/approvals/service.py",
-        "await bindings.asked_by(tx, certificate_id, agent_id) or [NOBODY]",
+        "list(question.requested_by) or [NOBODY]",
         "[NOBODY]",
         (f"{_APPROVALS}whoever_asked_cannot_have_the_loops_ask_in_their_place",),
     ),
