@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,11 @@ def test_a_fleet_under_faults_comes_to_serve_everything(fleet: Fleet, api: API) 
     certificates = fleet.add_certificates()
     fleet.kill(0)
     fleet.restart(0)
-    wait_until("every certificate served", lambda: not_served(api, certificates) == [], 150, pause_s=0.5)
+    try:
+        wait_until("every certificate served", lambda: not_served(api, certificates) == [], 150, pause_s=0.5)
+    except TimeoutError as late:
+        late.add_note("\n".join(histories(api, certificates)))
+        raise
     happened = Counter(event["event"] for event in fleet.events())
     assert happened["crashed"] > 0
     assert happened["started"] == len(fleet.processes) + 1
@@ -65,6 +70,12 @@ def not_served(api: API, certificates: dict[str, str]) -> list[str]:
     """Return the sites whose certificate the coordinator does not hold for served."""
     found = {site: api.get(f"/api/v1/certificates/{each}")["status"] for site, each in certificates.items()}
     return [site for site, status in found.items() if status["service"] != "served"]
+
+
+def histories(api: API, certificates: dict[str, str]) -> list[str]:
+    """Return what has happened to the certificates that are not served."""
+    found = [f"/api/v1/certificates/{certificates[site]}" for site in not_served(api, certificates)]
+    return [json.dumps([api.get(path)["status"], api.get(f"{path}/timeline")], indent=1) for path in found]
 
 
 def test_what_the_servers_show_is_what_was_issued(fleet: Fleet, api: API) -> None:
