@@ -21,7 +21,7 @@ DEBIAN_PACKAGES := nginx:nginx-light openssl:openssl pg_ctlcluster:postgresql wr
   faketime:faketime curl:curl shellcheck:shellcheck debootstrap:debootstrap busybox:busybox systemd-analyze:systemd \
   postfix:postfix /usr/lib/dovecot/imap:dovecot-imapd /usr/lib/dovecot/pop3:dovecot-pop3d \
   /usr/lib/dovecot/lmtp:dovecot-lmtpd pebble:pebble pebble-challtestsrv:pebble certbot:certbot lego:lego \
-  dehydrated:dehydrated uacme:uacme acmetool:acmetool
+  dehydrated:dehydrated uacme:uacme acmetool:acmetool named:bind9
 
 # Interpreters to try. A name on PATH proves nothing: a shim may point nowhere, and Debian keeps ensurepip elsewhere.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3 /usr/bin/python3
@@ -119,6 +119,19 @@ $(KUBERNETES)/kube-apiserver:
 	  -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' \
 	  -o '$(KUBERNETES)/' ./etcd ./kube-apiserver
 	@echo "It is in $(KUBERNETES)."
+
+PEBBLE_VERSION := v2.10.3
+PEBBLE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/pebble/$(PEBBLE_VERSION)
+
+.PHONY: peers-pebble
+peers-pebble: $(PEBBLE)/pebble ## Build a Pebble that knows renewal information and profiles for the tests, once (needs Go; a minute)
+
+$(PEBBLE)/pebble:
+	@command -v '$(GO)' >/dev/null || { echo 'Go was not found; name one: make GO=/path/to/go peers-pebble'; exit 1; }
+	@mkdir -p '$(PEBBLE)'
+	@CGO_ENABLED=0 GOFLAGS=-mod=mod GOTOOLCHAIN=auto GOBIN='$(PEBBLE)' nice '$(GO)' install -p 2 -trimpath \
+	  github.com/letsencrypt/pebble/v2/cmd/pebble@$(PEBBLE_VERSION)
+	@echo "It is in $(PEBBLE)."
 
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)

@@ -1,0 +1,19 @@
+"""The client end of ACME (RFC 8555): certificates from Let's Encrypt and every other authority that speaks it.
+
+    jose          what is signed, with which key
+    problems      an authority's refusals as errors of certctl
+    transport     HTTP with deadlines, sizes and trust
+    client        one directory: its nonces, signed requests
+    accounts      finding, registering, changing and closing an account; ``zerossl`` gets its credentials
+    challenges    what has to be shown for a name
+    state         what is kept of an order
+    orders        an order from its names to its certificate, which may be left and taken up at any point
+    obtaining     the whole way of one order with those who answer its challenges
+    certificates  chains that were downloaded, and whether they are what was ordered
+    renewal_info  when an authority wants a certificate renewed (RFC 9773)
+    revocation    revoking
+    failover      several authorities in order
+    dns           writing the records of DNS challenges
+
+Everything runs on asyncio and on Trio. What has to be kept (account keys, states of orders) is the caller's to keep.
+"""
