@@ -114,7 +114,7 @@ class Transport:
     ) -> Answer:
         """Send a request and read its answer whatever its status; raise ``Transient`` when there was none in time."""
         if not url.startswith("https://"):
-            raise Misconfigured(f"{url!r} is no https address; ACME is spoken over HTTPS only")
+            raise Misconfigured(f"{url!r} is no https address; give one")
         try:
             with anyio.fail_after(self._timeout_s):
                 return await self._exchange(method, url, content, dict(headers or {}))

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from connectors.issuers.acme.challenges import Challenge
 from core.acme import ALPN_PROTOCOL
@@ -24,7 +25,7 @@ class ALPNServer:
         self.expected = ""
         self._context: ssl.SSLContext | None = None
 
-    def __enter__(self) -> ALPNServer:
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
