@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -21,7 +21,7 @@ import msgspec
 
 from connectors.issuers.acme import problems
 from core.clock import Clock, SystemClock
-from core.errors import CertctlError, DeadlineExceeded, Misconfigured, Permanent, Refused, Transient
+from core.errors import CertctlError, DeadlineExceeded, Misconfigured, Refused, Transient
 
 T = TypeVar("T")
 _MOST_BYTES = 1024 * 1024
@@ -126,12 +126,14 @@ class Transport:
             raise _unreachable(url, error) from error
 
     async def _exchange(self, method: str, url: str, content: bytes | None, headers: dict[str, str]) -> Answer:
+        body, size = bytearray(), 0
         async with self._client.stream(method, url, content=content, headers=headers) as response:
-            body = bytearray()
+            # An iterator that is left early is left to the garbage collector, so the rest goes by, until the deadline.
             async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _MOST_BYTES:
-                    raise Refused(f"{url} answers with more than {_MOST_BYTES} bytes, which nothing in ACME needs")
+                size += len(part)
+                body += part if size <= _MOST_BYTES else b""
+        if size > _MOST_BYTES:
+            raise Refused(f"{url} answers with more than {_MOST_BYTES} bytes, which nothing here needs")
         named = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status_code, url, named, bytes(body), self._retry_after(named.get("retry-after", "")))
 
@@ -155,18 +157,26 @@ async def connected(connection: Connection, clock: Clock | None = None) -> Async
         verify=connection.context(),
         timeout=connection.timeout_s,
         trust_env=False,
-        headers={"User-Agent": "certctl", "Accept-Language": "en"},
+        headers={"User-Agent": "certctl", "Accept-Language": "en", "Accept-Encoding": "identity"},
         **options,
     ) as client:
         yield Transport(client, timeout_s=connection.timeout_s, clock=clock or SystemClock())
 
 
-def _unreachable(url: str, error: Exception) -> Transient | Permanent:
-    text = str(error) or type(error).__name__
+def _unreachable(url: str, error: Exception) -> Transient:
+    text = next(filter(None, map(str, _causes(error))), type(error).__name__)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         # An operator's mistake mostly, yet also a server's that is mended there: it is tried again.
         return Transient(f"{url} shows a certificate that is not trusted; set ca_bundle to its root: {text}")
     return Transient(f"{url} cannot be reached: {text}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what it was made of; on Trio the words stand in the latter."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _relations(parameters: str) -> list[str]:

@@ -3,5 +3,5 @@
 base         what writes records has to do; ``registry`` finds it by its type
 answerer     the answer to a challenge: follows delegations, writes, waits, takes away
 lookup       asking the DNS; ``propagation`` waits until all servers of a zone answer alike
-script rfc2136 acme_dns cloudflare route53
+script rfc2136 acme_dns cloudflare
 """

@@ -112,6 +112,11 @@ class Pebble:
         """Ask its own page, for instance for ``roots/0``."""
         return httpx.get(f"https://localhost:{self.management}/{path}", verify=self.tls_context, trust_env=False)
 
+    def set_renewal_info(self, body: dict[str, str]) -> None:
+        """Let it suggest another window for a certificate."""
+        url = f"https://localhost:{self.management}/set-renewal-info/"
+        httpx.post(url, json=body, verify=self.tls_context, trust_env=False).raise_for_status()
+
     def answer(self, command: str, **body: str) -> None:
         """Change what is answered to challenges."""
         httpx.post(f"http://127.0.0.1:{self.control}/{command}", json=body, trust_env=False).raise_for_status()
