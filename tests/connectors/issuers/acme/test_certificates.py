@@ -130,6 +130,9 @@ def test_a_certificate_has_the_ordered_key_and_the_ordered_names() -> None:
         check(issued, spki_sha256=key, names=(NAME, more))
     with pytest.raises(Refused, match=r"has www\.example\.test"):
         check(issued, spki_sha256=key, names=(more,))
+    two = certificate("Leaf", "Lower", KEYS[0], KEYS[1], "www.example.test", "more.example.test", ca=False)
+    with pytest.raises(Refused, match=r"lacks none, has more\.example\.test"):
+        check(Issued((two,), ""), spki_sha256=key, names=(NAME,))
     odd = certificate("Leaf", "Lower", KEYS[0], KEYS[1], ca=False)
     with pytest.raises(Refused, match="other names"):
         check(Issued((odd,), ""), spki_sha256=key, names=(NAME,))
