@@ -120,19 +120,6 @@ $(KUBERNETES)/kube-apiserver:
 	  -o '$(KUBERNETES)/' ./etcd ./kube-apiserver
 	@echo "It is in $(KUBERNETES)."
 
-PEBBLE_VERSION := v2.10.3
-PEBBLE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/pebble/$(PEBBLE_VERSION)
-
-.PHONY: peers-pebble
-peers-pebble: $(PEBBLE)/pebble ## Build a Pebble that knows renewal information and profiles for the tests, once (needs Go; a minute)
-
-$(PEBBLE)/pebble:
-	@command -v '$(GO)' >/dev/null || { echo 'Go was not found; name one: make GO=/path/to/go peers-pebble'; exit 1; }
-	@mkdir -p '$(PEBBLE)'
-	@CGO_ENABLED=0 GOFLAGS=-mod=mod GOTOOLCHAIN=auto GOBIN='$(PEBBLE)' nice '$(GO)' install -p 2 -trimpath \
-	  github.com/letsencrypt/pebble/v2/cmd/pebble@$(PEBBLE_VERSION)
-	@echo "It is in $(PEBBLE)."
-
 .PHONY: check
 check: format lint types imports secrets $(if $(filter no,$(FAST)),,fast) ## Format, lint, types, imports, secrets, fast tests (FAST=no: without)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import ssl
 from pathlib import Path
@@ -18,10 +16,8 @@ from connectors.issuers.acme.challenges import Challenge
 from connectors.issuers.acme.transport import Connection
 from core.acme import HTTP_01, TLS_ALPN_01
 
-_VERSION = re.findall(r"^PEBBLE_VERSION := (\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[0]
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "certctl" / "pebble" / _VERSION
-NEWER = _CACHE / "pebble"
-"""Knows renewal information and profiles, which Debian's does not; built by ``make peers-pebble``."""
+NEWER = REPOSITORY / ".cache" / "acme" / "pebble"
+"""Knows renewal information and profiles, which Debian's does not; built by ``make peers-acme`` where Go is."""
 EAB_KID = "kid-1"
 EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"  # pragma: allowlist secret
 

@@ -1,4 +1,4 @@
-"""Renewal information and profiles: on a newer Pebble where ``make peers-pebble`` built it, and recorded answers."""
+"""Renewal information and profiles: on a newer Pebble where ``make peers-acme`` built it, and recorded answers."""
 
 from __future__ import annotations
 
