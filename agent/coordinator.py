@@ -30,6 +30,7 @@ from core.wire import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
     TIME_HEADER,
+    ChallengeReport,
     CSRAnswer,
     CSRSubmission,
     Enrolled,
@@ -115,6 +116,10 @@ class Coordinator:
     async def report_trial(self, trial_id: str, report: TrialReport) -> Receipt:
         """Hand in how a trial went."""
         return await self._own("POST", f"/trials/{quote(trial_id, safe='')}/result", Receipt, body=report)
+
+    async def report_challenge(self, challenge_id: str, report: ChallengeReport) -> Receipt:
+        """Tell what became of the answer to a challenge."""
+        return await self._own("POST", f"/challenges/{quote(challenge_id, safe='')}", Receipt, body=report)
 
     async def report_findings(self, findings: Findings) -> FindingsTaken:
         """Hand in what was found of earlier installations."""

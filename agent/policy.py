@@ -20,6 +20,12 @@ there is to say:
     # owner of those they replace, or belong to the agent's user.
     allowed_owners = ["www-data"]
 
+    # Where answers to ACME challenges are shown, while there are some. On a host whose ports 80 and 443 belong to a web
+    # server, that hands them on to an address of this host; docs/acme-issuer.md has the few lines for each server.
+    [challenges]
+    http = "127.0.0.1:8402"             # http-01; default: ":80", port 80 of all addresses
+    tls = "127.0.0.1:8403"              # tls-alpn-01; default: ":443"
+
     # A daemon that is named like its type needs no entry; its connector then looks in the usual places.
     [services.nginx]
     type = "nginx"
@@ -118,11 +124,37 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
 
 
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]*)):(\d{1,5})")
+_MOST_PORT = 65535
+
+
+class Challenges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where answers to ACME challenges are shown while there are some: ``address:port``, or ``:port`` for all."""
+
+    http: str = ":80"
+    tls: str = ":443"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        for field, text in (("http", self.http), ("tls", self.tls)):
+            found = _ADDRESS.fullmatch(text)
+            if found is None or not 0 < int(found[3]) <= _MOST_PORT:
+                raise ValueError(f"{field}: is no address with a port, such as 127.0.0.1:8402 or :80")
+
+    @staticmethod
+    def parts(address: str) -> tuple[str | None, int]:
+        """Return host, None for all, and port of one of them."""
+        found = _ADDRESS.fullmatch(address)
+        assert found is not None  # noqa: S101 - it was looked at when it was read
+        return found[1] or found[2] or None, int(found[3])
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
     allowed_owners: tuple[str, ...] = ()
     accept_coordinator_keys: bool = False
+    challenges: Challenges = Challenges()
     actions: dict[str, Any] = {}
     services: dict[str, Any] = {}
 
@@ -135,6 +167,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
     allowed_target_types: tuple[str, ...] | None = None
     allowed_owners: tuple[str, ...] = ()
     accept_coordinator_keys: bool = False
+    challenges: Challenges = Challenges()
     actions: dict[str, Action] = {}
     services: dict[str, Service] = {}
 
@@ -239,6 +272,7 @@ def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:
         allowed_target_types=file.allowed_target_types,
         allowed_owners=file.allowed_owners,
         accept_coordinator_keys=file.accept_coordinator_keys,
+        challenges=file.challenges,
         actions={name: _action(name, value, path) for name, value in file.actions.items()},
         services={name: _service(name, value, path) for name, value in file.services.items()},
     )

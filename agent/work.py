@@ -13,6 +13,7 @@ import trio
 
 from agent.activity import Activity
 from agent.backoff import Backoff, Trouble, until_answered
+from agent.challenges import Answers
 from agent.coordinator import Coordinator
 from agent.deployment.deployer import Deployer
 from agent.deployment.outcome import DeploymentOutcome
@@ -63,12 +64,13 @@ class Worker:
         self._unheard: dict[str, Backoff] = {}
         self._pending = trio.Event()
         self._trying: set[str] = set()
+        self._answers = Answers(client, lambda: deployer.policy, stopping)
         self.retired = ""
 
     async def run(self) -> None:
         """Work until there is a reason to stop, then finish what is in hand."""
         async with trio.open_nursery() as in_hand, trio.open_nursery() as polling:
-            polling.start_soon(supervised, "poll", lambda: self._poll(in_hand))
+            polling.start_soon(supervised, "poll", lambda: self._poll(in_hand, polling))
             polling.start_soon(supervised, "collect", self._collect)
             await self._stopping.wait()
             polling.cancel_scope.cancel()
@@ -90,7 +92,7 @@ class Worker:
                 await self._pending.wait()
             await trio.sleep(COLLECT_EVERY_S)
 
-    async def _poll(self, in_hand: trio.Nursery) -> None:
+    async def _poll(self, in_hand: trio.Nursery, until_stopped: trio.Nursery) -> None:
         backoff, trouble, patience, activity = Backoff(), Trouble(), Patience(), self._activity
 
         def heard() -> None:
@@ -120,6 +122,8 @@ class Worker:
             activity.note_answer()
             for item in work.items:
                 self._take(item, in_hand)
+            for answer in work.challenges:
+                self._answers.take(answer, until_stopped)
             for trial in work.trials:
                 if trial.trial_id not in self._trying:
                     self._trying.add(trial.trial_id)

@@ -23,6 +23,7 @@ from coordinator.metrics import routes as metrics
 from coordinator.notifications import routes as notifications
 from coordinator.oidc import routes as oidc
 from coordinator.operations import routes as operations
+from coordinator.ordering import routes as ordering
 from coordinator.overview import routes as overview
 from coordinator.owners import routes as owners
 from coordinator.policies import routes as policies
@@ -77,6 +78,7 @@ _ROOMS: list[Route] = [
     *agent_groups.ROUTES,
     *policies.ROUTES,
     *issuers.ROUTES,
+    *ordering.ROUTES,
     *teams.ROUTES,
     *owners.ROUTES,
     *audit.ROUTES,

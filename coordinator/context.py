@@ -16,6 +16,7 @@ from coordinator.events.service import Streams
 from coordinator.limits.service import Budgets
 from coordinator.metrics.state import State
 from coordinator.oidc.provider import Provider
+from coordinator.ordering.working import Ordering
 from coordinator.settings import Settings
 from coordinator.stats.service import AgentNumbers, Kept
 from core.clock import Clock
@@ -50,6 +51,7 @@ class Context:
     opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Key stores that are opened at once, see ``certificates.opening``."""
     validations: Validations = field(default_factory=Validations)
+    ordering: Ordering = field(default_factory=Ordering)
     budgets: Budgets = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from connectors.notifiers.smtp import MailServer
 from coordinator.enrollment.acme import settings as acme
 from coordinator.enrollment.acme.settings import ACMESettings
+from coordinator.issuers import settings as issuing
+from coordinator.issuers.settings import IssuingSettings
 from coordinator.loops import settings as loops
 from coordinator.loops.settings import LoopSettings
 from coordinator.oidc import settings as oidc
@@ -112,6 +114,7 @@ class Settings:
     session_lifetime: timedelta
     oidc: OIDCSettings | None
     acme: ACMESettings
+    issuing: IssuingSettings
     log_level: str
     log_format: str
     warnings: tuple[str, ...] = ()
@@ -164,6 +167,7 @@ def load(variables: Mapping[str, str]) -> Settings:
         session_idle=env.read("CERTCTL_SESSION_IDLE", timedelta(minutes=30), _session),
         oidc=oidc.load(env, url, ROLES),
         acme=acme.load(env),
+        issuing=issuing.load(env),
         session_lifetime=env.read("CERTCTL_SESSION_LIFETIME", timedelta(hours=12), _session),
         log_level=env.choice("CERTCTL_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         log_format=env.choice("CERTCTL_LOG_FORMAT", "", ("text", "json")),

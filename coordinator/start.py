@@ -82,6 +82,7 @@ async def serve(settings: Settings) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await ctx.ordering.stop()
     log.info("stopped")
 
 
@@ -149,6 +150,7 @@ async def first_rows(ctx: Context) -> None:
         await issuers.seal_keys_anew(ctx, tx)
         await server_tls.seal_key_anew(ctx, tx)
         await issuers.ensure_local(ctx, tx)
+        await issuers.seed(ctx, tx)
         await profiles.ensure_defaults(tx, issuers.LOCAL)
         await notifications.prepare(ctx, tx)
         await access.take_environment_keys(tx, ctx.settings.api_keys)

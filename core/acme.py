@@ -10,18 +10,26 @@ import base64
 import hashlib
 import ipaddress
 import re
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
-from core.certificates import serial_hex
+from core.certificates import new_serial, serial_hex
+from core.csr import signature_hash
 from core.errors import InvalidInput
+from core.keys import KeyAlgorithm, generate, to_pem
 from core.names import Name, NameKind
+from core.secret import Secret
 
 HTTP_01, DNS_01, TLS_ALPN_01 = "http-01", "dns-01", "tls-alpn-01"
 DNS_ACCOUNT_01, DNS_PERSIST_01 = "dns-account-01", "dns-persist-01"
 URN = "urn:ietf:params:acme:error:"
 ALPN_PROTOCOL = "acme-tls/1"
 ID_PE_ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+_ALPN_LIFE = timedelta(days=7)
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 _NO_BASE64 = 1
 """A length that leaves this much over four is none that base64 can have."""
@@ -57,6 +65,32 @@ def alpn_extension(key_authorization: str) -> x509.UnrecognizedExtension:
     return x509.UnrecognizedExtension(
         ID_PE_ACME_IDENTIFIER, b"\x04\x20" + hashlib.sha256(key_authorization.encode()).digest()
     )
+
+
+class ALPNCertificate(NamedTuple):
+    """What a TLS server shows for tls-alpn-01: a certificate in DER, and its key as PKCS#8 in PEM."""
+
+    certificate: bytes
+    key: Secret[bytes]
+
+
+def alpn_certificate(name: Name, key_authorization: str) -> ALPNCertificate:
+    """Make the certificate to show when ``acme-tls/1`` is negotiated for a name (RFC 8737 section 3)."""
+    key, now = generate(KeyAlgorithm.ECDSA_P256), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(new_serial())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + _ALPN_LIFE)
+        .add_extension(x509.SubjectAlternativeName([name.general_name()]), critical=False)
+        .add_extension(alpn_extension(key_authorization), critical=True)
+        .sign(key, signature_hash(key))
+    )
+    return ALPNCertificate(certificate.public_bytes(serialization.Encoding.DER), to_pem(key))
 
 
 def alpn_server_name(name: Name) -> str:

@@ -78,6 +78,15 @@ class AuthorityFacts(msgspec.Struct, frozen=True):
     not_after: datetime
 
 
+def authority_key_id(der: bytes) -> str:
+    """Return the identifier of the key that signed a certificate in hex; empty where it does not say."""
+    try:
+        found = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return ""
+    return (found.value.key_identifier or b"").hex()
+
+
 def read_authority(der: bytes) -> AuthorityFacts:
     """Parse the certificate of an authority, which may have any subject and a key of any kind."""
     certificate = x509.load_der_x509_certificate(der)

@@ -135,6 +135,20 @@ class TrialItem(msgspec.Struct, frozen=True):
     sealed: dict[str, bytes] = {}
 
 
+class ChallengeItem(msgspec.Struct, frozen=True):
+    """The answer to an ACME challenge, to be shown where ``name`` leads, or to be taken away when it is ``over``.
+
+    There is no lease: an answer that is shown twice does no harm. It is offered until the report is stored.
+    """
+
+    challenge_id: str
+    type: str
+    name: Name
+    token: str
+    key_authorization: str
+    over: bool = False
+
+
 class AuditHead(msgspec.Struct, frozen=True):
     """The end of the coordinator's audit trail: what was sealed up to here cannot be changed without it showing.
 
@@ -162,6 +176,7 @@ class Work(msgspec.Struct, frozen=True):
     spread_s: float = 0.0
     audit_head: AuditHead | None = None
     trials: tuple[TrialItem, ...] = ()
+    challenges: tuple[ChallengeItem, ...] = ()
 
 
 class CSRSubmission(msgspec.Struct, frozen=True):
@@ -220,6 +235,14 @@ class TrialReport(msgspec.Struct, frozen=True):
 
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=50)] = ()
     failure: Failure | None = None
+
+
+class ChallengeReport(msgspec.Struct, frozen=True):
+    """What became of an answer: it is ``shown`` at ``where``, could not be, or is ``gone``; it may be said again."""
+
+    state: Literal["shown", "failed", "gone"]
+    where: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    problem: Annotated[str, msgspec.Meta(max_length=2000)] = ""
 
 
 MOST_FINDINGS = 100

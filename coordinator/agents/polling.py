@@ -18,11 +18,12 @@ from coordinator.agents import store
 from coordinator.issuance import keymaking
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
+from coordinator.ordering import challenges
 from coordinator.targets import trials
 from coordinator.web.table import Later
 from core.crash import crash_point
 from core.errors import CertctlError
-from core.wire import HEARTBEAT_S, AuditHead, DeploymentItem, IssuanceItem, TrialItem, Work
+from core.wire import HEARTBEAT_S, AuditHead, ChallengeItem, DeploymentItem, IssuanceItem, TrialItem, Work
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -90,9 +91,15 @@ class Polls:
         if agent_id in self.waiting:
             self.waiting[agent_id].end()
 
-    def work(self, items: Items, head: AuditHead | None, trials: tuple[TrialItem, ...] = ()) -> Work:
+    def work(
+        self,
+        items: Items,
+        head: AuditHead | None,
+        trials: tuple[TrialItem, ...] = (),
+        shown: tuple[ChallengeItem, ...] = (),
+    ) -> Work:
         """Return an answer, with what the agent needs to know for its next poll."""
-        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head, trials)
+        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head, trials, shown)
 
 
 class Poll(Later):
@@ -170,8 +177,9 @@ class Poll(Later):
             if not held:
                 async with self._ctx.db.connection() as conn:
                     self._next_s = await jobs.seconds_to_next(conn, agent_id, boot, held)
-                    is_tried = await trials.are_waiting(conn, agent_id, boot)
-                if not is_tried and (self._next_s is None or self._next_s > 0):
+                    others = await trials.are_waiting(conn, agent_id, boot)
+                    others = others or await challenges.are_waiting(conn, agent_id, boot)
+                if not others and (self._next_s is None or self._next_s > 0):
                     return None
             async with self._ctx.db.transaction() as tx:
                 items = await jobs.claim(tx, agent_id, boot, held, self._ctx.settings.lease)
@@ -179,13 +187,16 @@ class Poll(Later):
                     (agent,) = await store.sealing_keys(tx, [agent_id])
                     items = await keymaking.with_keys(tx, agent["sealing_key"], items)
                 tried = await trials.offer(tx, agent_id, boot)
+                shown = await challenges.offer(tx, agent_id, boot)
                 self._next_s = None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
         if items:
             crash_point("lease.claim_committed")
-        return self._work(items, tried) if items or tried else None
+        return self._work(items, tried, shown) if items or tried or shown else None
 
-    def _work(self, items: Items = (), tried: tuple[TrialItem, ...] = ()) -> Work:
-        return self._ctx.polls.work(items, self._ctx.trail.head, tried)
+    def _work(
+        self, items: Items = (), tried: tuple[TrialItem, ...] = (), shown: tuple[ChallengeItem, ...] = ()
+    ) -> Work:
+        return self._ctx.polls.work(items, self._ctx.trail.head, tried, shown)
 
     def _at_end(self) -> bool:
         leaving = self._ctx.stopping or self._ctx.db.wakeups.closed

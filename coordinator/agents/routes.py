@@ -16,6 +16,7 @@ from coordinator.bindings import drift as bindings_drift
 from coordinator.bindings import service as bindings
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
+from coordinator.ordering import challenges
 from coordinator.targets import trials
 from coordinator.web.paging import Page, PageQuery, read_page
 from coordinator.web.table import Access, Call, NoBody, NoQuery, Permission, Route, Streamed, Strict
@@ -31,6 +32,7 @@ from core.errors import (
 )
 from core.wire import (
     TIME_HEADER,
+    ChallengeReport,
     CSRAnswer,
     CSRSubmission,
     Enrolled,
@@ -248,6 +250,12 @@ async def trial_result(call: Call[TrialReport, NoQuery]) -> Receipt:
     return Receipt(await trials.take_report(call.ctx, call.actor, call.path["trial_id"], call.body, call.request_id))
 
 
+async def challenge(call: Call[ChallengeReport, NoQuery]) -> Receipt:
+    """Take what became of the answer to a challenge."""
+    challenge_id = call.path["challenge_id"]
+    return Receipt(await challenges.take_report(call.ctx, call.actor, challenge_id, call.body, call.request_id))
+
+
 async def drift(call: Call[Findings, NoQuery]) -> FindingsTaken:
     """Take what an agent found when it looked again at what it had installed."""
     return FindingsTaken(await bindings_drift.take(call.ctx, call.actor, call.body.findings, call.request_id))
@@ -371,6 +379,16 @@ ROUTES = [
         "Report how a trial of a target went",
         Receipt,
         request=TrialReport,
+        errors=(NotFound, Gone),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/challenges/{{challenge_id}}",
+        challenge,
+        Access.AGENT,
+        "Report that the answer to a challenge is shown, cannot be, or was taken away",
+        Receipt,
+        request=ChallengeReport,
         errors=(NotFound, Gone),
     ),
     Route(

@@ -279,6 +279,19 @@ async def _served(conn: Transaction, job: Row, report: JobReport) -> None:
     await store.set_served(conn, job["certificate_id"], job["target_id"], job["version_id"])
 
 
+async def issuance_failed(conn: Transaction, job: Row, failure: Failure) -> None:
+    """End a locked issuance that no agent reports on, and queue the next attempt; its certificate is locked as well."""
+    await jobs.fail(conn, job, failure)
+    if job["agent_id"] is not None:  # a client asks again by itself
+        await _try_again(conn, job, failure)
+
+
+async def renew_at(conn: Transaction, certificate_id: str, agent_id: str, version_id: str, moment: datetime) -> None:
+    """Renew a version at a moment that its authority wants, unless renewal is switched off for it."""
+    if await store.set_renew_at(conn, certificate_id, agent_id, version_id, moment):
+        conn.wake(RENEWALS_TOPIC)
+
+
 async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
     """Queue the next attempt; it waits longer with every failure in a row."""
     attempt = job["attempt"] + 1

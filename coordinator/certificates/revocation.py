@@ -13,6 +13,7 @@ from coordinator.bindings import service as bindings
 from coordinator.certificates import store
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.ordering import queue
 from core.crash import crash_point
 from core.errors import Conflict
 
@@ -57,6 +58,7 @@ async def revoke(
         if latest is not None:
             why = f"was revoked already, at {latest['revoked_at']:%Y-%m-%dT%H:%M:%SZ} ({latest['revocation_reason']})"
         raise Conflict(f"certificate {certificate_id} {why}")
+    await queue.revoked(tx, [version["id"] for version in versions], reason)
     job_ids: list[str] = []
     if row["archived_at"] is not None or not (reason not in _ENDS if renew is None else renew):
         why = f"revoked ({reason}) and not renewed; renew it, or archive it if nobody wants it any more"
@@ -86,6 +88,7 @@ async def revoke_version(
         detail = f"version {version_id} was revoked already"
         raise Conflict(detail)
     await store.stand_anew(tx, [certificate_id])
+    await queue.revoked(tx, [version_id], reason)
     details = {"reason": reason, "version_ids": [version_id], "serials": [serial], "job_ids": []}
     action = "certificate.revoked"
     await audit.record(tx, caller.actor, action, "certificate", certificate_id, details, caller.request_id)

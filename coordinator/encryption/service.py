@@ -20,7 +20,9 @@ from coordinator.encryption import store
 from coordinator.encryption.naming import is_gone
 from coordinator.enrollment.acme import accounts as acme
 from coordinator.idempotency import service as idempotency
+from coordinator.issuers import secrets as issuer_secrets
 from coordinator.issuers import service as issuers
+from coordinator.ordering import accounts as issuer_accounts
 from coordinator.server_tls import service as server_tls
 from coordinator.sessions import service as sessions
 from core.crash import crash_point
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 SEALED: tuple[SealedColumn, ...] = (
     issuers.SEALED,
+    issuer_secrets.SEALED,
+    issuer_accounts.SEALED,
     server_tls.SEALED,
     audit.SEALED,
     sessions.SEALED,

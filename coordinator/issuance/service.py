@@ -6,6 +6,9 @@
 2. The authority signs exactly that. Of the CSR nothing but the public key comes through.
 3. One transaction stores the version, answers the request, ends the job and makes the version wanted by its targets.
 
+An authority elsewhere takes step 2 in its own time: the job stays AwaitingCA with an order that is worked off beside
+the requests (see ``coordinator.ordering``), and step 3 is the same.
+
 A crash after step 1 is finished by the agent's repeated submission or by the recovery loop, with the same serial
 number, so one request never has two released versions, and every signature ever made has a known serial number.
 """
@@ -16,7 +19,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
@@ -24,6 +27,7 @@ import structlog
 from connectors.issuers.base import Order
 from connectors.issuers.constraints import check_names
 from connectors.issuers.local import LocalIssuer, usage_oids
+from coordinator.access.service import SYSTEM
 from coordinator.approvals import service as approvals
 from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
@@ -34,13 +38,14 @@ from coordinator.issuance import store
 from coordinator.issuers import service as issuers
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
+from coordinator.ordering import queue
 from coordinator.policies import service as policies
 from coordinator.profiles import service as profiles
 from coordinator.profiles.service import Profile
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
 from core import tracing
-from core.certificates import fingerprint, new_serial, read_certificate, serial_hex
+from core.certificates import authority_key_id, fingerprint, new_serial, read_certificate, serial_hex
 from core.crash import crash_point
 from core.csr import CSRFacts, read_csr
 from core.errors import CertctlError, Conflict, FieldError, NotFound, Refused, StaleLease
@@ -56,10 +61,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 100
 OUTDATED = Failure("approval", "the certificate or its profile has changed since this was asked for", transient=False)
-_ISSUER_TYPE = "local"
-"""What metrics call the authority: there is one type of it."""
-
-
+LOCAL = "local"
+"""The type of authorities that sign here."""
 CLIENT = "client"
 """The holder of versions whose key is a foreign client's."""
 
@@ -87,10 +90,12 @@ class Enrolment(NamedTuple):
 
 
 class _Signed(NamedTuple):
-    """What step 2 hands to step 3."""
+    """What step 2 hands to step 3; ``chain`` are the certificates above it, without the root."""
 
     der: bytes
-    authority: LocalIssuer
+    chain: tuple[bytes, ...]
+    issuer_id: str
+    issuer_ski: str
     renewal_policy_id: str
     ms: float
 
@@ -109,7 +114,7 @@ async def submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmiss
     except (NotFound, Conflict):  # nothing was asked of the authority
         raise
     except CertctlError as error:
-        metrics.not_issued(_ISSUER_TYPE, error)
+        metrics.not_issued(LOCAL, error)
         raise
 
 
@@ -173,27 +178,45 @@ async def enroll(ctx: Context, tx: Transaction, actor: Actor, enrolment: Enrolme
 
 
 async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row, intent: Intent) -> str:
-    """Choose serial number, dates and the authority's key, store all that will be signed; return the serial number."""
-    authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
-    check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
-    not_before, not_after = intent.validity or _validity(ctx, certificate["lifetime_s"], authority)
-    request = {
+    """Choose serial number, dates and the authority's key, store all that will be signed; return the serial number.
+
+    What is signed elsewhere has none of these yet.
+    """
+    request: dict[str, Any] = {
         "id": new_id("req"),
         "source": intent.source,
         "requester": intent.requester,
         "certificate_id": certificate["id"],
         "job_id": job["id"],
         "issuer_id": certificate["issuer_id"],
-        "issuer_ski": authority.ski,
         "spki_sha256": intent.facts.spki_sha256,
         "csr": intent.csr,
         "state": "waiting" if intent.waits else "signing",
+    }
+    if certificate["issuer_type"] != LOCAL:
+        _check_enabled(certificate)
+        request["state"] = "waiting" if intent.waits else "ordering"
+        await store.insert_request(tx, request)
+        if not intent.waits:
+            await queue.add(tx, request["id"], job["id"], certificate["id"], certificate["issuer_id"])
+        return ""
+    authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
+    check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
+    not_before, not_after = intent.validity or _validity(ctx, certificate["lifetime_s"], authority)
+    request |= {
+        "issuer_ski": authority.ski,
         "serial": serial_hex(new_serial()),
         "not_before": not_before,
         "not_after": min(not_after, authority.certificate.not_valid_after_utc),
     }
     await store.insert_request(tx, request)
     return str(request["serial"])
+
+
+def _check_enabled(certificate: Row) -> None:
+    if not certificate["issuer_enabled"]:
+        detail = f"issuer {certificate['issuer_id']} is switched off; choose another issuer for the certificate"
+        raise Refused(detail)
 
 
 async def _accepted(tx: Transaction, actor: Actor, job: Columns, facts: CSRFacts, serial: str, request_id: str) -> None:
@@ -270,6 +293,12 @@ async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.W
     certificate, _ = await _order_of(tx, request["certificate_id"])
     facts, _ = read_csr(request["csr"])
     await _check(tx, certificate, job["agent_id"], facts)
+    if certificate["issuer_type"] != LOCAL:
+        _check_enabled(certificate)
+        await store.order_request(tx, request["id"], msgspec.to_builtins(approved))
+        await jobs.move(tx, job, JobState.AWAITING_CA)
+        await queue.add(tx, request["id"], job["id"], certificate["id"], certificate["issuer_id"])
+        return
     authority = await issuers.signer(ctx, tx, request["issuer_id"])
     validity = _validity(ctx, approved.lifetime_s, authority)
     await store.release_request(tx, request["id"], authority.ski, validity, msgspec.to_builtins(approved))
@@ -308,7 +337,7 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
         if fresh:
             job = await jobs.lock(tx, job_id)
             jobs.check_unfinished(job)
-            if request["state"] == "waiting":
+            if request["state"] in {"waiting", "ordering"}:
                 return CSRAnswer("pending")
             with tracing.rejoined(await jobs.trace_of(tx, job["run_id"])):  # an approver's request is not of it
                 version_id = await _issue(ctx, tx, actor, job, request, request_id)
@@ -318,23 +347,56 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
         raise StaleLease(detail)
     crash_point("issuance.stored")
     if fresh:
-        metrics.issued(_ISSUER_TYPE, time.perf_counter() - started)
+        metrics.issued(LOCAL, time.perf_counter() - started)
     return CSRAnswer("issued", version_id, chain)
 
 
 async def _issue(ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, request_id: str) -> str | None:
     """Sign and store; return the version. None, and the job is cancelled, where something else was approved."""
     certificate, profile = await _order_of(tx, request["certificate_id"])
-    asked = approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"])
-    if request["approved"] is not None and approvals.read_wanted(request["approved"]) != asked:
-        await jobs.cancel_live(tx, OUTDATED, id=job["id"])
+    if not await _is_still_approved(tx, job, request, certificate, profile):
         return None
     signed = await _sign(ctx, tx, request, certificate, profile)
     crash_point("issuance.signed")
-    version_id = await _store(ctx, tx, job, request, signed)
-    details = {"job_id": job["id"], "version_id": version_id, "serial": request["serial"]}
+    return await _record(ctx, tx, actor, job, request, signed, request_id)
+
+
+async def _is_still_approved(tx: Transaction, job: Row, request: Row, certificate: Row, profile: Profile) -> bool:
+    """Say whether what would be issued was approved, where it has to be; cancel the job if not."""
+    asked = approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"])
+    if request["approved"] is not None and approvals.read_wanted(request["approved"]) != asked:
+        await jobs.cancel_live(tx, OUTDATED, id=job["id"])
+        return False
+    return True
+
+
+async def _record(
+    ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, signed: _Signed, request_id: str
+) -> str:
+    version_id, serial = await _store(ctx, tx, job, request, signed)
+    details = {"job_id": job["id"], "version_id": version_id, "serial": serial}
     await audit.record(tx, actor, "certificate.issued", "certificate", job["certificate_id"], details, request_id)
     crash_point("issuance.recorded")
+    return version_id
+
+
+async def ordered(ctx: Context, tx: Transaction, job: Row, chain: tuple[bytes, ...], issuer_id: str) -> str | None:
+    """Take step 3 with what another authority has issued for a locked job of a locked certificate; return the version.
+
+    The chain is in DER, leaf first, without the root, and is for the request's key and names. None, and the job is
+    cancelled, where something else was approved meanwhile.
+    """
+    request = await store.request_of_job(tx, job["id"], lock=True)
+    assert request is not None  # noqa: S101 - an order has one
+    certificate, profile = await _order_of(tx, request["certificate_id"])
+    if not await _is_still_approved(tx, job, request, certificate, profile):
+        return None
+    ms = (ctx.clock.now() - request["created_at"]).total_seconds() * 1000
+    leaf, policy = chain[0], certificate["renewal_policy_id"]
+    signed = _Signed(leaf, chain[1:], issuer_id, authority_key_id(leaf), policy, max(0.0, ms))
+    with tracing.rejoined(await jobs.trace_of(tx, job["run_id"])):
+        version_id = await _record(ctx, tx, SYSTEM, job, request, signed, "")
+    metrics.issued(certificate["issuer_type"], max(0.0, ms) / 1000)
     return version_id
 
 
@@ -369,20 +431,19 @@ async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, p
         request_id=request["id"],
         job_id=request["job_id"],
     )
-    return _Signed(der, authority, certificate["renewal_policy_id"], ms)
+    return _Signed(der, authority.served_chain, issuer_id, ski, certificate["renewal_policy_id"], ms)
 
 
-async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: _Signed) -> str:
-    """Step 3: the version, the answered request, the ended job, what the targets want now."""
+async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: _Signed) -> tuple[str, str]:
+    """Step 3: the version, the answered request, the ended job, what the targets want now; return id and serial."""
     facts, version_id = read_certificate(signed.der), new_id("cv")
-    served_chain = signed.authority.served_chain
-    await store.save_issuer_certificates(tx, [(fingerprint(der), der) for der in served_chain])
+    await store.save_issuer_certificates(tx, [(fingerprint(der), der) for der in signed.chain])
     version = {
         "id": version_id,
         "certificate_id": job["certificate_id"],
         "holder": job["agent_id"] or CLIENT,
-        "issuer_id": request["issuer_id"],
-        "issuer_ski": request["issuer_ski"],
+        "issuer_id": signed.issuer_id,
+        "issuer_ski": signed.issuer_ski,
         "serial": facts.serial,
         "fingerprint": facts.fingerprint,
         "spki_sha256": facts.spki_sha256,
@@ -390,7 +451,7 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
         "not_before": facts.not_before,
         "not_after": facts.not_after,
         "der": signed.der,
-        "chain": [fingerprint(der) for der in served_chain],
+        "chain": [fingerprint(der) for der in signed.chain],
     }
     await store.insert_version(tx, version)
     await store.finish_request(tx, request["id"], version_id)
@@ -398,12 +459,12 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
     if job["agent_id"] is None:  # its holder renews it by itself
         await store.stand_anew(tx, job["certificate_id"])
         tx.wake(renewal_policies.RENEWALS_TOPIC)
-        return version_id
+        return version_id, facts.serial
     validity = facts.not_before, facts.not_after
     due = await renewal_policies.renewal_time(tx, signed.renewal_policy_id, job["agent_id"], validity, ctx.clock.now())
     issued = bindings.IssuedVersion(version_id, job["certificate_id"], job["agent_id"], job["run_id"], due)
     await bindings.version_issued(tx, issued)
-    return version_id
+    return version_id, facts.serial
 
 
 async def keep_authorities(tx: Transaction, certificates: Sequence[tuple[str, bytes]]) -> None:

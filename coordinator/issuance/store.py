@@ -14,8 +14,9 @@ async def wanted(conn: Connection, certificate_id: str) -> Row | None:
     """Return what a certificate should be like."""
     return await conn.fetchrow(
         """
-        SELECT id, common_name, names, profile_id, issuer_id, renewal_policy_id, key_algorithm, lifetime_s
-        FROM certificates WHERE id = $1
+        SELECT certificates.id, common_name, names, profile_id, issuer_id, renewal_policy_id, key_algorithm, lifetime_s,
+          issuers.type AS issuer_type, issuers.enabled AS issuer_enabled
+        FROM certificates JOIN issuers ON issuers.id = issuer_id WHERE certificates.id = $1
         """,
         certificate_id,
     )
@@ -38,6 +39,18 @@ async def insert_request(conn: Connection, request: dict[str, Any]) -> None:
     names = list(request)
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
     await conn.execute(f"INSERT INTO issuance_requests ({', '.join(names)}) VALUES ({places})", *request.values())
+
+
+async def order_request(conn: Connection, request_id: str, approved: dict[str, Any]) -> None:
+    """Turn a request that waited into one whose certificate is ordered elsewhere."""
+    await conn.execute(
+        """
+        UPDATE issuance_requests SET state = 'ordering', approved = $2, created_at = now()
+        WHERE id = $1 AND state = 'waiting'
+        """,
+        request_id,
+        approved,
+    )
 
 
 async def release_request(
@@ -134,7 +147,7 @@ async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, ho
             SELECT EXISTS (SELECT FROM certificate_versions
               WHERE spki_sha256 = $1 AND ((certificate_id, holder) <> ($2, $3) OR revocation_reason = 'keyCompromise'))
             OR EXISTS (SELECT FROM issuance_requests AS requests JOIN jobs ON jobs.id = requests.job_id
-              WHERE requests.state IN ('waiting', 'signing') AND spki_sha256 = $1
+              WHERE requests.state IN ('waiting', 'signing', 'ordering') AND spki_sha256 = $1
                 AND (requests.certificate_id, agent_id) <> ($2, $3))
             """,
             spki_sha256,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from connectors.issuers import making, registry
+from connectors.issuers.acme.config import ACMEConfig
 from connectors.issuers.base import Order
 from connectors.issuers.local import LocalIssuer, examine
 from connectors.issuers.local_config import LocalConfig
@@ -21,7 +22,8 @@ from coordinator.audit import service as audit
 from coordinator.database import driver
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.issuers import service, store
+from coordinator.issuers import scripts, secrets, service, store
+from coordinator.ordering import accounts
 from coordinator.web import etag
 from coordinator.web.table import Call, Strict
 from core import keys, marking
@@ -35,6 +37,7 @@ from core.secret import Secret
 if TYPE_CHECKING:
     from coordinator.context import Context
 
+_LONGEST_TRIAL_S = 20.0
 _FIXED = ("certificate_chain", "parent_issuer_id")
 _KEY_MARK = msgspec.Meta(description="Its private key, PEM, not encrypted.", extra_json_schema={"secret": True})
 
@@ -62,7 +65,7 @@ class NewKey(Strict):
 class Check(msgspec.Struct, frozen=True):
     """One thing that was tried; ``problem`` is empty when it is in order."""
 
-    what: Literal["enabled", "stored key", "authority", "usage", "validity", "key", "chain", "signature"]
+    what: Literal["enabled", "account", "stored key", "authority", "usage", "validity", "key", "chain", "signature"]
     problem: str = ""
 
 
@@ -76,23 +79,41 @@ class Tried(msgspec.Struct, frozen=True):
 
 def shown(row: Row) -> dict[str, Any]:
     """Return an issuer's configuration as it may be read."""
-    given = {"key": True} if "certificate_chain" in row["config"] else {}
-    return marking.shown(row["config"], given)
+    return marking.shown(row["config"], dict.fromkeys(row["secret_paths"]))
 
 
 async def create(call: Call[Any, Any], issuer_id: str, body: IssuerBody) -> None:
     """Add an issuer with its first key; raise ``InvalidInput``, ``Conflict`` for a name or an id that is taken."""
-    kind, plain, secrets, config = _read(body)
-    key = secrets.get("key")
-    if "key" in secrets and key is None:
-        raise InvalidInput.of("config.key", "is not stored here; enter it")
+    kind, plain, given, config = _read(body)
     values = {"name": body.name, "type": kind, "config": plain, "enabled": body.enabled}
-    await _store(call.tx, issuer_id, {**values, "parent_issuer_id": config.parent_issuer_id}, None)
-    made = await _made(call.ctx, call.tx, config, body.name, key)
-    details = audit.Described({**values, "config": marking.shown(plain, secrets), "ski": made.ski})
+    parent = config.parent_issuer_id if isinstance(config, LocalConfig) else None
+    await _store(call.tx, issuer_id, {**values, "parent_issuer_id": parent, "secret_paths": sorted(given)}, None)
+    made = None
+    if isinstance(config, LocalConfig):
+        key = given.get("key")
+        if "key" in given and key is None:
+            raise InvalidInput.of("config.key", "is not stored here; enter it")
+        made = await _made(call.ctx, call.tx, config, body.name, key)
+    else:
+        await _keep_acme(call.ctx, call.tx, issuer_id, config, given)
+    signs = {"ski": made.ski} if made is not None else {}
+    details = audit.Described({**values, "config": marking.shown(plain, given), **signs})
     await audit.record(call.tx, call.actor, "issuer.created", "issuer", issuer_id, details, call.request_id)
-    await service.keep_key(call.ctx, call.tx, call.actor, issuer_id, made, call.request_id)
+    if made is not None:
+        await service.keep_key(call.ctx, call.tx, call.actor, issuer_id, made, call.request_id)
     crash_point("issuer.created")
+
+
+async def _keep_acme(ctx: Context, tx: Transaction, issuer_id: str, config: ACMEConfig, given: secrets.Given) -> None:
+    """Check what an ACME issuer's configuration refers to, and seal its secrets."""
+    script = config.dns.script if config.dns is not None else None
+    if script is not None:
+        scripts.check(ctx, script)
+    for place, fallback in enumerate(config.fallback_issuer_ids):
+        row = await store.get(tx, fallback)
+        if row is None or row["type"] != "acme" or fallback == issuer_id:
+            raise InvalidInput.of(f"config.fallback_issuer_ids[{place}]", "is no other issuer of type acme")
+    await secrets.keep(ctx, tx, issuer_id, given)
 
 
 async def change(call: Call[Any, Any], issuer_id: str, body_of: Callable[[Row], IssuerBody]) -> None:
@@ -101,11 +122,14 @@ async def change(call: Call[Any, Any], issuer_id: str, body_of: Callable[[Row], 
         before = await _locked(tx, issuer_id)
         etag.check(call, before)
         body = body_of(before)
-        kind, plain, secrets, _ = _read(body)
-        _check_fixed(before, kind, plain, secrets)
+        kind, plain, given, config = _read(body)
+        _check_fixed(before, kind, plain, given)
         values = {"name": body.name, "type": kind, "config": plain, "enabled": body.enabled}
-        await _store(tx, issuer_id, {**values, "parent_issuer_id": before["parent_issuer_id"]}, before)
-        details = audit.Described({**values, "config": marking.shown(plain, secrets)})
+        kept = {"parent_issuer_id": before["parent_issuer_id"], "secret_paths": sorted(given)}
+        await _store(tx, issuer_id, {**values, **kept}, before)
+        if isinstance(config, ACMEConfig):
+            await _keep_acme(call.ctx, tx, issuer_id, config, given)
+        details = audit.Described({**values, "config": marking.shown(plain, given)})
         await audit.record(tx, call.actor, "issuer.updated", "issuer", issuer_id, details, call.request_id)
         crash_point("issuer.changed")
     crash_point("issuer.change_committed")
@@ -117,6 +141,9 @@ async def rotate(call: Call[NewKey, Any], issuer_id: str) -> None:
     Raises ``Refused`` for a key that cannot be changed like this, ``Conflict`` for the one that is in use.
     """
     row = await _locked(call.tx, issuer_id)
+    if row["type"] != "local":
+        detail = f"{issuer_id} signs elsewhere; to change the key of its account, POST to its accounts/roll-over"
+        raise Refused(detail)
     if issuer_id == service.LOCAL and call.ctx.settings.ca_cert_path is not None:
         detail = f"the key of {issuer_id} comes from CERTCTL_CA_CERT_PATH; change the files and start again"
         raise Refused(detail)
@@ -163,18 +190,36 @@ async def remove(call: Call[Any, Any], issuer_id: str) -> None:
 
 
 async def try_out(ctx: Context, issuer_id: str) -> Tried:
-    """Look whether an issuer could sign now, and let it sign a certificate that is thrown away."""
+    """Look whether an issuer could sign now: let it sign something to be thrown away, or ask its authority."""
     async with ctx.db.connection() as conn:
         row = _found(await store.get(conn, issuer_id), issuer_id)
         checks = [Check("enabled", "" if row["enabled"] else "it is switched off; switch it on")]
-        try:
-            authority = await service.current(ctx, conn, issuer_id)
-        except CertctlError as error:
-            checks.append(Check("stored key", error.detail))
-        else:
-            checks += [Check("stored key"), *await asyncio.to_thread(_examined, ctx, authority)]
+        if row["type"] == "local":
+            checks += await _signs(ctx, conn, issuer_id)
+    if row["type"] != "local" and row["enabled"]:
+        checks += await _answers(ctx, issuer_id)
     causes = [f"{check.what}: {check.problem}" for check in checks if check.problem]
     return Tried(not causes, causes[0] if causes else "", checks)
+
+
+async def _signs(ctx: Context, conn: Connection, issuer_id: str) -> list[Check]:
+    try:
+        authority = await service.current(ctx, conn, issuer_id)
+    except CertctlError as error:
+        return [Check("stored key", error.detail)]
+    return [Check("stored key"), *await asyncio.to_thread(_examined, ctx, authority)]
+
+
+async def _answers(ctx: Context, issuer_id: str) -> list[Check]:
+    """Ask for the directory, and for our account, which is registered by that if it was not."""
+    try:
+        async with asyncio.timeout(_LONGEST_TRIAL_S):
+            await accounts.authority(ctx, issuer_id)
+    except CertctlError as error:
+        return [Check("account", error.detail)]
+    except TimeoutError:
+        return [Check("account", f"the authority did not answer within {_LONGEST_TRIAL_S:.0f} s")]
+    return [Check("account")]
 
 
 def _examined(ctx: Context, authority: LocalIssuer) -> list[Check]:
@@ -194,12 +239,12 @@ def _signature_problem(authority: LocalIssuer, now: datetime) -> str:
     return "" if authority.has_signed(leaf) else "what the key signs does not fit the certificate"
 
 
-def _read(body: IssuerBody) -> tuple[str, dict[str, Any], dict[str, Secret[str] | None], LocalConfig]:
+def _read(body: IssuerBody) -> tuple[str, dict[str, Any], dict[str, Secret[str] | None], LocalConfig | ACMEConfig]:
     config_type, kind = registry.config_type(body.type), registry.canonical(body.type)
-    plain, secrets = marking.taken_apart(config_type, body.config)
-    config = marking.checked(config_type, plain, secrets)
-    assert isinstance(config, LocalConfig)  # noqa: S101 - there is one kind
-    return kind, plain, secrets, config
+    plain, given = marking.taken_apart(config_type, body.config)
+    config = marking.checked(config_type, plain, given)
+    assert isinstance(config, LocalConfig | ACMEConfig)  # noqa: S101 - there are these kinds
+    return kind, plain, given, config
 
 
 async def _made(
@@ -225,14 +270,16 @@ async def _parent(ctx: Context, tx: Connection, issuer_id: str) -> making.Parent
     return making.Parent(issuer_id, authority, aia, cdp)
 
 
-def _check_fixed(before: Row, kind: str, plain: dict[str, Any], secrets: dict[str, Secret[str] | None]) -> None:
+def _check_fixed(before: Row, kind: str, plain: dict[str, Any], given: secrets.Given) -> None:
     if before["type"] != kind:
         raise Refused("type: stays what it is; make another issuer")
+    if kind != "local":
+        return
     for field in _FIXED:
         if before["config"].get(field) != plain.get(field):
             remedy = "POST its keys to use another one" if field == "certificate_chain" else "make another issuer"
             raise Refused(f"config.{field}: stays what it is; {remedy}")
-    if secrets.get("key") is not None:
+    if given.get("key") is not None:
         raise Refused("config.key: is given once; POST its keys to use another one")
 
 

@@ -16,9 +16,9 @@ from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.sealed import SealedColumn
-from coordinator.issuers import store
+from coordinator.issuers import secrets, store
 from coordinator.web.table import Actor
-from core import keys
+from core import keys, marking
 from core.certificates import pem_to_chain
 from core.crash import crash_point
 from core.errors import InvalidInput, Misconfigured, NotFound, Refused
@@ -27,7 +27,8 @@ from core.secret import Secret
 if TYPE_CHECKING:
     from coordinator.context import Context
 
-LOCAL = "iss-local"
+LOCAL, ACME = "iss-local", "iss-acme"
+_SEEDED = "ACME, of the environment"
 CRL_LIFETIME = timedelta(hours=24)
 
 
@@ -55,6 +56,19 @@ async def ensure_local(ctx: Context, tx: Transaction) -> None:
         return
     await keep_key(ctx, tx, SYSTEM, LOCAL, wanted)
     crash_point("start.issuer_key")
+
+
+async def seed(ctx: Context, tx: Transaction) -> None:
+    """Make the issuer ``iss-acme`` that CERTCTL_ACME_* describe, unless it is there: then it is changed by the API."""
+    config = ctx.settings.issuing.acme
+    if config is None or await store.get(tx, ACME) is not None:
+        return
+    given = ctx.settings.issuing.acme_secrets
+    values = {"name": _SEEDED, "type": "acme", "config": config, "enabled": True, "parent_issuer_id": None}
+    await store.TABLE.insert(tx, ACME, {**values, "secret_paths": sorted(given)})
+    await secrets.keep(ctx, tx, ACME, given)
+    details = audit.Described({"name": _SEEDED, "type": "acme", "config": marking.shown(config, given)})
+    await audit.record(tx, SYSTEM, "issuer.created", "issuer", ACME, details)
 
 
 async def keep_key(
@@ -115,6 +129,13 @@ async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None 
         detail = f"issuer {issuer_id} is {stand}; choose another issuer for the certificate"
         raise Refused(detail)
     return await _key(ctx, tx, issuer_id, ski)
+
+
+async def check_there(conn: Connection, issuer_id: str) -> None:
+    """Raise ``NotFound`` unless there is such an issuer."""
+    if await store.get(conn, issuer_id) is None:
+        detail = f"there is no issuer {issuer_id}"
+        raise NotFound(detail)
 
 
 async def current(ctx: Context, conn: Connection, issuer_id: str) -> LocalIssuer:

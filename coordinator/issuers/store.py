@@ -11,7 +11,7 @@ from coordinator.database.driver import Record as Row
 from coordinator.database.listing import CREATED, Listing, Sort
 from coordinator.database.table import Table
 
-TABLE = Table("issuers", ("name", "type", "config", "enabled", "parent_issuer_id"))
+TABLE = Table("issuers", ("name", "type", "config", "enabled", "parent_issuer_id", "secret_paths"))
 LISTING = Listing(
     TABLE.reads,
     "issuers",
@@ -48,8 +48,19 @@ async def get(conn: Connection, issuer_id: str, *, lock: bool = False) -> Row | 
     return await conn.fetchrow(f"SELECT {TABLE.reads} FROM issuers WHERE id = $1 {tail}", issuer_id)
 
 
+async def set_secrets(conn: Connection, issuer_id: str, sealed: bytes) -> None:
+    """Store the sealed secrets of a configuration, or none."""
+    await conn.execute("UPDATE issuers SET sealed_secrets = $2 WHERE id = $1", issuer_id, sealed)
+
+
+async def sealed_secrets(conn: Connection, issuer_id: str) -> bytes:
+    """Return the sealed secrets of a configuration, empty where it has none."""
+    return bytes(await conn.fetchval("SELECT sealed_secrets FROM issuers WHERE id = $1", issuer_id) or b"")
+
+
 async def remove(conn: Connection, issuer_id: str) -> None:
-    """Remove an issuer with its keys and CRLs; a violated reference passes through."""
+    """Remove an issuer with its keys, accounts and CRLs; a violated reference passes through."""
+    await conn.execute("DELETE FROM issuer_accounts WHERE issuer_id = $1", issuer_id)
     await conn.execute("DELETE FROM crls WHERE issuer_id = $1", issuer_id)
     await conn.execute("DELETE FROM issuer_keys WHERE issuer_id = $1", issuer_id)
     await TABLE.remove(conn, issuer_id)
@@ -70,6 +81,7 @@ async def users(conn: Connection, issuer_id: str) -> list[tuple[str, int, list[s
         ("certificates", "certificates", "issuer_id"),
         ("issued versions", "certificate_versions", "issuer_id"),
         ("requests", "issuance_requests", "issuer_id"),
+        ("orders", "ca_orders", "issuer_id"),
     )
     return [
         (words, *await TABLE.count_users(conn, table, f"{column} = $1", issuer_id)) for words, table, column in places

@@ -23,6 +23,7 @@ from coordinator.limits import service as limits
 from coordinator.notifications import alerts, channels, delivery
 from coordinator.oidc import service as oidc
 from coordinator.operations import service as operations
+from coordinator.ordering import queue, renewing, revoking, working
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.sessions import service as sessions
@@ -190,6 +191,9 @@ LOOPS = (
     # Many events of one moment become one batch; what is committed during the rest is sealed right after it.
     Loop(audit.SEALING, _SEALING_S, _sealing, rest_s=0.3, purpose="seals the audit trail"),
     Loop(sealing.EXPORTING, _HEADS_S, _heads, rest_s=1.0, purpose="posts the newest head of the audit trail"),
+    Loop(queue.ORDERS_TOPIC, 30.0, working.take_up, purpose="orders certificates from authorities elsewhere"),
+    Loop(queue.REVOCATIONS_TOPIC, 600.0, revoking.tell, purpose="tells authorities elsewhere of revocations"),
+    Loop(queue.RENEWALS_TOPIC, 3600.0, renewing.ask, purpose="asks authorities elsewhere when to renew"),
     Loop("acme-gc", "acme_gc", acme.collect, purpose="forgets what ACME clients left, looks at challenges left over"),
     Loop("audit-months", 3600.0, _months, purpose="makes the audit trail's months and drops old ones"),
 )

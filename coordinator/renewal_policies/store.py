@@ -153,9 +153,15 @@ async def set_renewal_times(conn: Connection, times: Sequence[tuple[Row, datetim
     """Store when holders are due, unless they have got a newer version meanwhile."""
     await conn.execute(
         """
-        UPDATE holders SET renew_at = planned.renew_at
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
-          AS planned (certificate_id, agent_id, version_id, renew_at)
+        WITH planned AS (
+          SELECT certificate_id, agent_id, version_id,
+            -- Where it is renewed at all, the moment that its authority wants counts more.
+            CASE WHEN planned.renew_at IS NOT NULL THEN coalesce(wanted.renew_at, planned.renew_at) END AS renew_at
+          FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
+            AS planned (certificate_id, agent_id, version_id, renew_at)
+          LEFT JOIN ca_renewals AS wanted USING (certificate_id, agent_id, version_id)
+        )
+        UPDATE holders SET renew_at = planned.renew_at FROM planned
         WHERE holders.certificate_id = planned.certificate_id AND holders.agent_id = planned.agent_id
           AND holders.version_id = planned.version_id AND holders.renew_at IS DISTINCT FROM planned.renew_at
         """,

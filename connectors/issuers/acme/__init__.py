@@ -1,5 +1,6 @@
 """The client end of ACME (RFC 8555): certificates from Let's Encrypt and every other authority that speaks it.
 
+    config        what an issuer of type ``acme`` is made of
     jose          what is signed, with which key
     problems      an authority's refusals as errors of certctl
     transport     HTTP with deadlines, sizes and trust
@@ -17,3 +18,9 @@
 
 Everything runs on asyncio and on Trio. What has to be kept (account keys, states of orders) is the caller's to keep.
 """
+
+from __future__ import annotations
+
+from connectors.issuers.acme.config import ACMEConfig
+
+CONFIG_TYPE = ACMEConfig

@@ -8,34 +8,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import NameOID
 
 from connectors.issuers.acme.problems import Problem, printable
 from core import acme
-from core.certificates import new_serial
-from core.csr import signature_hash
+from core.acme import ALPNCertificate
 from core.errors import Refused
-from core.keys import KeyAlgorithm, generate, to_pem
 from core.names import Name, NameKind, parse_name
-from core.secret import Secret
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
 """A token becomes part of a path and of a variable, so nothing else is taken (RFC 8555 section 8.1)."""
-_LIFE = timedelta(days=7)
 _KINDS = {"dns": NameKind.DNS, "ip": NameKind.IP}
-
-
-class ALPNCertificate(NamedTuple):
-    """What a TLS server shows for tls-alpn-01: a certificate in DER, and its key as PKCS#8 in PEM."""
-
-    certificate: bytes
-    key: Secret[bytes]
 
 
 class Challenge(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,21 +74,7 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True):
 
     def alpn_certificate(self) -> ALPNCertificate:
         """Make the certificate to show when ``acme-tls/1`` is negotiated for ``alpn_server_name`` (RFC 8737)."""
-        key, now = generate(KeyAlgorithm.ECDSA_P256), datetime.now(UTC)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(new_serial())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + _LIFE)
-            .add_extension(x509.SubjectAlternativeName([self.name.general_name()]), critical=False)
-            .add_extension(acme.alpn_extension(self.key_authorization), critical=True)
-            .sign(key, signature_hash(key))
-        )
-        return ALPNCertificate(certificate.public_bytes(serialization.Encoding.DER), to_pem(key))
+        return acme.alpn_certificate(self.name, self.key_authorization)
 
 
 class Authorization(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from connectors.issuers.acme.transport import Answer, Connection, Transport, con
 from core.clock import Clock, SystemClock
 from core.errors import CertctlError, Misconfigured, NotFound, Transient
 
-NONCE_TRIES = 10
+NONCE_TRIES = 50
 """How often a request is signed again because its nonce was not taken."""
 _MOST_NONCES = 32
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,512}", re.ASCII)
