@@ -1,18 +1,21 @@
-"""Certificates from a public authority's kind of ACME server: names are proved where they lead, by agents and by DNS."""
+"""Certificates from ACME authorities as the public has them: names are proved where they lead, by agents, or by DNS."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 
-from benchmarks.lab.processes import free_ports
+from benchmarks.lab.processes import free_ports, wait_until
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import wait_for_change
+from tests.connectors.issuers.acme.dns.bind import KEYS, Bind
 from tests.connectors.issuers.acme.pebble import NEWER, Pebble
 from tests.journeys.stage import Journey, Stage
 
@@ -45,7 +48,7 @@ class Visits:
         self.count = self.failed = 0
         self._thread = threading.Thread(target=self._visit)
 
-    def __enter__(self) -> Visits:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -99,9 +102,9 @@ def root_of(authority: Pebble) -> str:
     return authority.manage("roots/0").text
 
 
-def web(stage: Stage, authority: Pebble, agent_port: int) -> WebServer:
+def web(stage: Stage, web_port: int, agent_port: int) -> WebServer:
     server = WebServer("web", stage.folder / "web", free_ports(1)[0], [SITE])
-    server.http_port, server.agent_port = authority.web_port, agent_port
+    server.http_port, server.agent_port = web_port, agent_port
     server.mend()
     stage.keep(server.process)
     server.start()
@@ -113,9 +116,8 @@ def test_a_site_is_proved_through_its_web_server_whose_port_80_goes_on_serving(
 ) -> None:
     web_port, agent_port = free_ports(2)
     authority = pebble(place, stage.folder / "pebble", httpPort=web_port)
-    authority.web_port = web_port
     coordinator = stage.coordinator()
-    server = web(stage, authority, agent_port)
+    server = web(stage, web_port, agent_port)
     agent = stage.agent("edge", coordinator, server.policy() + f'\n[challenges]\nhttp = "127.0.0.1:{agent_port}"\n')
     journey = Journey(coordinator)
     public(journey, authority)
@@ -130,3 +132,74 @@ def test_a_site_is_proved_through_its_web_server_whose_port_80_goes_on_serving(
     assert visits.failed == 0
     assert len(journey.versions(certificate_id)) == 2
     assert authority.asked("Issued certificate serial") == 2
+
+
+def test_a_site_is_proved_by_tls_where_nothing_listens_but_the_agent(stage: Stage, place: list[Pebble]) -> None:
+    authority = pebble(place, stage.folder / "pebble")
+    coordinator, server = stage.coordinator(), stage.nginx("web", SITE)
+    agent = stage.agent("edge", coordinator, server.policy() + f'\n[challenges]\ntls = "127.0.0.1:{authority.tls}"\n')
+    journey = Journey(coordinator)
+    public(journey, authority, challenge_type="tls-alpn-01")
+    certificate_id = journey.want(SITE, journey.target(agent, server, SITE), profile_id=PROFILE)
+    wait_for_change(server.port, SITE, "", root_pem=root_of(authority), deadline_s=60)
+    journey.settled(certificate_id)
+    wait_until("the port is closed again", lambda: not is_open(authority.tls), 10)
+    (order,) = journey.api.get("/api/v1/issuer-orders", certificate_id=certificate_id)["data"]
+    assert order["status"] == "issued"
+    (challenge,) = order["challenges"]
+    assert (challenge["type"], challenge["agent_id"], challenge["state"]) == ("tls-alpn-01", agent.agent_id, "gone")
+    assert challenge["verdict"]["status"] == "valid"
+
+
+def test_a_wildcard_is_proved_by_dynamic_update_of_a_name_server(stage: Stage, place: list[Pebble]) -> None:
+    (dns_port,) = free_ports(1)
+    bind = Bind(stage.folder / "bind", "127.0.0.1", dns_port, {"example.test": ZONE, ".": "@ IN NS ns.example.test.\n"})
+    stage.keep(bind.process)
+    bind.start()
+    authority = pebble(place, stage.folder / "pebble", dns_server=f"127.0.0.1:{dns_port}")
+    coordinator, server = stage.coordinator(), stage.nginx("web", SITE)
+    agent = stage.agent("edge", coordinator, server.policy())
+    journey = Journey(coordinator)
+    update = {"server": "127.0.0.1", "port": dns_port, "key_name": "hmac-sha256", "key_secret": KEYS["hmac-sha256"]}
+    lookup = {"nameservers": ["127.0.0.1"], "port": dns_port, "propagation_deadline_s": 20}
+    public(journey, authority, challenge_type="dns-01", dns={"rfc2136": update, "lookup": lookup})
+    target = journey.target(agent, server, SITE)
+    certificate_id = journey.want("*.example.test", target, sans=["example.test"], profile_id=PROFILE)
+    wait_for_change(server.port, SITE, "", root_pem=root_of(authority), deadline_s=60)
+    journey.settled(certificate_id)
+    wait_until("the records are gone", lambda: bind.records("_acme-challenge.example.test") == [], 10)
+    shown = journey.api.get(f"/api/v1/issuers/{ISSUER}")
+    assert shown["config"]["dns"]["rfc2136"]["key_secret"] == {"set": True}
+    for log in (coordinator.process.log, agent.process.log):
+        assert KEYS["hmac-sha256"] not in log.read_text()
+
+
+def test_people_are_told_why_a_name_was_not_proved(stage: Stage, place: list[Pebble]) -> None:
+    """Nobody hands the challenge on: the authority's own words are there, with what it asked for."""
+    authority = pebble(place, stage.folder / "pebble")
+    coordinator, server = stage.coordinator(), stage.nginx("web", SITE)
+    (agent_port,) = free_ports(1)
+    agent = stage.agent("edge", coordinator, server.policy() + f'\n[challenges]\nhttp = "127.0.0.1:{agent_port}"\n')
+    journey = Journey(coordinator)
+    public(journey, authority)
+    certificate_id = journey.want(SITE, journey.target(agent, server, SITE), profile_id=PROFILE)
+
+    def failed() -> list[Any]:
+        orders = journey.api.get("/api/v1/issuer-orders", certificate_id=certificate_id, status="failed")
+        return list(orders["data"])
+
+    wait_until("an order has failed", lambda: failed() != [], 60)
+    order = failed()[-1]
+    (challenge,) = order["challenges"]
+    assert challenge["asked"].startswith(f"http://{SITE}/.well-known/acme-challenge/")
+    assert challenge["verdict"]["status"] == "invalid"
+    assert challenge["problem"] != ""
+    assert SITE in order["problem"]
+    assert order["problem"] in journey.api.get(f"/api/v1/certificates/{certificate_id}")["status"]["reason"]
+    assert journey.versions(certificate_id) == []
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
