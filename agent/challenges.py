@@ -59,7 +59,6 @@ class Answers:
             await until_answered(
                 "challenge", lambda: self._client.report_challenge(item.challenge_id, report), stopping=self._stopping
             )
-            crash_point("challenge.told")
         except CertctlError as error:
             log.warning("challenge_not_taken", detail=error.detail)
         finally:

@@ -138,6 +138,28 @@ class ACMEOrder(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+class CAOrder(msgspec.Struct, frozen=True):
+    """An order at an authority elsewhere."""
+
+    id: str
+    certificate_id: str
+    issuer_id: str
+    status: str
+    authority_status: str
+    problem: str
+    created_at: datetime
+
+
+class IssuerAccount(msgspec.Struct, frozen=True):
+    """An account at an authority."""
+
+    id: str
+    directory_url: str
+    state: str
+    url: str
+    blocked_until: datetime | None
+
+
 class PersonSession(msgspec.Struct, frozen=True):
     """Somebody who has signed in."""
 

@@ -286,12 +286,6 @@ async def issuance_failed(conn: Transaction, job: Row, failure: Failure) -> None
         await _try_again(conn, job, failure)
 
 
-async def renew_at(conn: Transaction, certificate_id: str, agent_id: str, version_id: str, moment: datetime) -> None:
-    """Renew a version at a moment that its authority wants, unless renewal is switched off for it."""
-    if await store.set_renew_at(conn, certificate_id, agent_id, version_id, moment):
-        conn.wake(RENEWALS_TOPIC)
-
-
 async def _try_again(conn: Transaction, job: Row, failure: Failure) -> None:
     """Queue the next attempt; it waits longer with every failure in a row."""
     attempt = job["attempt"] + 1

@@ -272,22 +272,6 @@ async def set_stored(conn: Connection, certificate_id: str, target_id: str, vers
     )
 
 
-async def set_renew_at(conn: Connection, certificate_id: str, agent_id: str, version_id: str, moment: datetime) -> bool:
-    """Change when a holder's version is renewed, if it is at all; say whether that is news."""
-    return bool(
-        await conn.fetchval(
-            """
-            UPDATE holders SET renew_at = $4 WHERE certificate_id = $1 AND agent_id = $2 AND version_id = $3
-              AND renew_at IS NOT NULL AND renew_at <> $4 RETURNING true
-            """,
-            certificate_id,
-            agent_id,
-            version_id,
-            moment,
-        )
-    )
-
-
 async def binding_failed(conn: Connection, certificate_id: str, target_id: str, reason: str) -> Row | None:
     """Count a failed deployment; return the binding with its certificate's lifetime and its policy's retries."""
     return await conn.fetchrow(

@@ -158,7 +158,6 @@ async def want_roll_over(call: Call[NoBody, NoQuery], issuer_id: str) -> None:
         raise Conflict(detail)
     details = {"account_id": account_id, "directory_url": config.directory_url, "state": _NEXT}
     await audit.record(call.tx, call.actor, "issuer_account.key_made", "issuer", issuer_id, details, call.request_id)
-    crash_point("ca_account.roll_over_asked")
     call.tx.wake(ORDERS_TOPIC)
 
 

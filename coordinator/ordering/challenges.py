@@ -83,7 +83,6 @@ async def _want(ctx: Context, order: Row, chosen: Sequence[Challenge], at_agents
         await store.want(tx, rows)
         tx.wake(*(jobs.agent_topic(agent) for agent in agents))
         crash_point("ca_order.challenges_wanted")
-    crash_point("ca_order.challenges_committed")
     return agents
 
 
@@ -198,7 +197,6 @@ async def take_report(ctx: Context, actor: Actor, challenge_id: str, report: Cha
             raise NotFound(detail)
         await _note(tx, actor, row, report, request_id)
         crash_point("ca_order.answer_stored")
-    crash_point("ca_order.answer_committed")
     return report.state
 
 

@@ -153,4 +153,3 @@ async def _block(ctx: Context, issuer_id: str, error: RateLimited) -> None:
     log.warning("authority_limit_reached", issuer_id=issuer_id, limit=error.limit, wait_s=wait.total_seconds())
     async with ctx.db.transaction() as tx:
         await store.block(tx, issuer_id, wait, error.detail)
-        crash_point("ca_account.blocked")

@@ -14,10 +14,10 @@ import structlog
 from cryptography import x509
 
 from connectors.issuers.acme.renewal_info import renewal_info, select_time
-from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.ordering import accounts, store
+from coordinator.renewal_policies import service as renewal_policies
 from core.crash import crash_point
 from core.errors import CertctlError, Transient
 
@@ -61,7 +61,8 @@ async def _ask(ctx: Context, row: Row) -> None:
     async with ctx.db.transaction() as tx:
         kept = await store.set_window(tx, row, window, delay)
         if kept and window.get("renew_at") is not None:
-            await bindings.renew_at(tx, row["certificate_id"], row["agent_id"], row["version_id"], window["renew_at"])
+            about = row["certificate_id"], row["agent_id"], row["version_id"]
+            await renewal_policies.renew_at(tx, *about, window["renew_at"])
         crash_point("ca_order.window_stored")
 
 

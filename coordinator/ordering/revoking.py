@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _BATCH = 20
-_HOLD = timedelta(minutes=2)
+_HOLD = timedelta(seconds=30)
 _LONGEST = timedelta(hours=1)
 _PUBLIC_REASONS = {"unspecified", "keyCompromise", "superseded", "cessationOfOperation"}
 """What authorities take from a subscriber; another reason is told as unspecified."""

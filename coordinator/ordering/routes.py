@@ -142,9 +142,9 @@ async def list_orders(call: Call[NoBody, OrderQuery]) -> Page[CAOrder] | Streame
 async def get_order(call: Call[NoBody, NoQuery]) -> CAOrder:
     """Return one order with all that is known of its challenges."""
     async with call.ctx.db.connection() as conn:
-        row = await store.ORDERS.get(conn, call.path["order_id"], {}, call.actor.scope)
+        row = await store.ORDERS.get(conn, call.path["ca_order_id"], {}, call.actor.scope)
         if row is None:
-            detail = f"there is no order {call.path['order_id']}"
+            detail = f"there is no order {call.path['ca_order_id']}"
             raise NotFound(detail)
         (order,) = await _shape(conn, [row])
     return order
@@ -183,7 +183,7 @@ ROUTES = [
         query=OrderQuery,
         listing=store.ORDERS,
     ),
-    Route("GET", f"{_ORDERS}/{{order_id}}", get_order, Permission.READ, "Read an order", CAOrder, errors=(NotFound,)),
+    Route("GET", f"{_ORDERS}/{{ca_order_id}}", get_order, Permission.READ, "Read one", CAOrder, errors=(NotFound,)),
     Route(
         "GET",
         _ACCOUNTS,
@@ -200,6 +200,7 @@ ROUTES = [
         Permission.ISSUERS_WRITE,
         "Give the account another key",
         IssuerAccounts,
+        status=201,
         errors=(NotFound, Conflict, Refused),
     ),
 ]

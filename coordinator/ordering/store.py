@@ -40,7 +40,19 @@ async def insert_order(
     )
 
 
-async def claim(conn: Connection, limit: int, hold: timedelta) -> list[Row]:
+async def holders(conn: Connection) -> list[str]:
+    """Return the coordinators that have orders in hand."""
+    statement = "SELECT DISTINCT held_by FROM ca_orders WHERE status = 'open' AND held_until > now()"
+    return [row["held_by"] for row in await conn.fetch(statement)]
+
+
+async def release(conn: Connection, holders: Sequence[str]) -> None:
+    """Let others go on with the orders of coordinators that are gone."""
+    statement = "UPDATE ca_orders SET held_until = '-infinity' WHERE status = 'open' AND held_by = ANY($1)"
+    await conn.execute(statement, holders)
+
+
+async def claim(conn: Connection, limit: int, holder: str, hold: timedelta) -> list[Row]:
     """Take open orders whose time has come; each is its taker's for a while, under a new epoch."""
     return await conn.fetch(
         """
@@ -48,11 +60,12 @@ async def claim(conn: Connection, limit: int, hold: timedelta) -> list[Row]:
           SELECT id FROM ca_orders WHERE status = 'open' AND next_at <= now() AND held_until <= now()
           ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED
         )
-        UPDATE ca_orders SET epoch = epoch + 1, held_until = now() + $2::interval FROM due
+        UPDATE ca_orders SET epoch = epoch + 1, held_until = now() + $2::interval, held_by = $3 FROM due
         WHERE ca_orders.id = due.id RETURNING ca_orders.id, epoch
         """,
         limit,
         hold,
+        holder,
     )
 
 

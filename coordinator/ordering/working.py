@@ -21,6 +21,7 @@ from coordinator.audit import service as audit
 from coordinator.bindings import service as bindings
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
+from coordinator.encryption.naming import is_gone
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
@@ -66,7 +67,9 @@ async def take_up(ctx: Context) -> float | None:
     room = AT_ONCE - len(ctx.ordering.tasks)
     if room > 0:
         async with ctx.db.transaction() as tx:
-            taken = await store.claim(tx, room, HOLD)
+            if gone := [name for name in await store.holders(tx) if is_gone(name)]:
+                await store.release(tx, gone)
+            taken = await store.claim(tx, room, ctx.name, HOLD)
         crash_point("ca_order.taken")
         for row in taken:
             task = asyncio.create_task(_work(ctx, row["id"], row["epoch"]))
@@ -140,7 +143,6 @@ async def _later(ctx: Context, row: Row, error: Transient) -> None:
     async with ctx.db.transaction() as tx:
         await store.postpone(tx, row["id"], row["epoch"], delay, error.detail, 1)
         tx.wake(ORDERS_TOPIC)
-        crash_point("ca_order.postponed")
 
 
 async def _issued(ctx: Context, row: Row, obtained: Obtained) -> None:
@@ -155,7 +157,6 @@ async def _issued(ctx: Context, row: Row, obtained: Obtained) -> None:
             raise TakenOver(detail)
         tx.wake(RENEWALS_TOPIC)
         crash_point("ca_order.issued")
-    crash_point("ca_order.issue_committed")
 
 
 async def _failed(ctx: Context, row: Row, error: CertctlError) -> None:

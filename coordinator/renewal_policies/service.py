@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.renewal_policies import store
+from core import renewal
 from core.crash import crash_point
-from core.renewal import renew_at
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -38,7 +38,7 @@ async def renewal_time(
 def _due(rule: Row, not_before: datetime, not_after: datetime, issued_at: datetime) -> datetime | None:
     if not (rule["auto_renew"] and rule["in_scope"]):
         return None
-    return renew_at(not_before, not_after, issued_at, rule["days_before"])
+    return renewal.renew_at(not_before, not_after, issued_at, rule["days_before"])
 
 
 async def policy_changed(tx: Transaction, row: Row, before: Row | None) -> None:
@@ -65,6 +65,12 @@ async def certificate_changed(tx: Transaction, certificate_id: str) -> None:
     await store.hold_policy_of(tx, certificate_id)
     await _plan(tx, [certificate_id])
     tx.wake(RENEWALS_TOPIC)
+
+
+async def renew_at(tx: Transaction, certificate_id: str, agent_id: str, version_id: str, moment: datetime) -> None:
+    """Renew a version at a moment that its authority wants, unless renewal is switched off for it."""
+    if await store.set_renew_at(tx, certificate_id, agent_id, version_id, moment):
+        tx.wake(RENEWALS_TOPIC)
 
 
 async def _plan(tx: Transaction, certificate_ids: Sequence[str]) -> None:

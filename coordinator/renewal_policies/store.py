@@ -170,6 +170,22 @@ async def set_renewal_times(conn: Connection, times: Sequence[tuple[Row, datetim
     )
 
 
+async def set_renew_at(conn: Connection, certificate_id: str, agent_id: str, version_id: str, moment: datetime) -> bool:
+    """Change when a holder's version is renewed, if it is at all; say whether that is news."""
+    return bool(
+        await conn.fetchval(
+            """
+            UPDATE holders SET renew_at = $4 WHERE certificate_id = $1 AND agent_id = $2 AND version_id = $3
+              AND renew_at IS NOT NULL AND renew_at <> $4 RETURNING true
+            """,
+            certificate_id,
+            agent_id,
+            version_id,
+            moment,
+        )
+    )
+
+
 async def replanned(conn: Connection, replan: Row, after_id: str | None) -> None:
     """Note how far a replan has come; None when it is done."""
     if after_id is None:

@@ -102,7 +102,7 @@ def named(**config: Any) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
-    "an unknown kind": ({"name": "x", "type": "acme"}, 400, "type"),
+    "an unknown kind": ({"name": "x", "type": "oracle"}, 400, "type"),
     "an unknown setting": ({"name": "x", "config": {"colour": "red"}}, 400, "config.colour"),
     "an unknown algorithm": ({"name": "x", "config": {"key_algorithm": "dsa"}}, 400, "config.key_algorithm"),
     "no days": ({"name": "x", "config": {"lifetime_days": 0}}, 400, "config.lifetime_days"),
@@ -284,7 +284,7 @@ async def test_an_issuer_that_is_switched_off_signs_nothing(world: World) -> Non
     assert (await world.pki.get(f"/.well-known/pki/crl/iss-top/{made['key']['ski']}.crl")).is_success
     headers = {**bearer(KEYS["admin"]), "If-Match": '"1"'}
     problem(await world.http.patch("/api/v1/issuers/iss-top", json={"enabled": True}, headers=headers), 412)
-    problem(await world.call("PATCH", "/api/v1/issuers/iss-top", json={"type": "acme"}), 400, "type")
+    problem(await world.call("PATCH", "/api/v1/issuers/iss-top", json={"type": "oracle"}), 400, "type")
 
 
 async def test_trying_an_issuer_tells_the_cause(world: World, subtests: pytest.Subtests) -> None:
@@ -335,7 +335,8 @@ async def test_issuers_are_found_and_describe_their_kind(world: World) -> None:
     ]
     for query, ids in found:
         assert [row["id"] for row in (await world.get("/api/v1/issuers", sort="name", **query))["data"]] == ids
-    (kind,) = (await world.get("/api/v1/issuer-types", "viewer"))["data"]
+    acme, kind = (await world.get("/api/v1/issuer-types", "viewer"))["data"]
+    assert (acme["type"], acme["secret_fields"][0]) == ("acme", "eab_hmac")
     assert (kind["type"], kind["secret_fields"]) == ("local", ["key"])
     fields = kind["schema"]["$defs"]["LocalConfig"]["properties"]
     assert all(field["description"] for field in fields.values())

@@ -46,7 +46,7 @@ def held() -> list[Route]:
 TEAMS_OWN = {
     *("team_id", "owner_id", "key_id", "session_id", "certificate_id", "job_id", "run_id"),
     *("approval_id", "notification_id", "view_id", "operation_id"),
-    *("acme_eab_key_id", "acme_account_id", "acme_order_id"),
+    *("acme_eab_key_id", "acme_account_id", "acme_order_id", "ca_order_id"),
 }
 
 
@@ -89,6 +89,7 @@ class Estate:
             ),
             "job_id": job_id,
             "run_id": job_id,
+            "ca_order_id": await self.ca_order(certificate_id, job_id),
             "approval_id": approvals["data"][0]["id"],
             "notification_id": await self.notification(certificate_id),
             "view_id": done(await self.world.http.post("/api/v1/views", headers=caller, json=view))["id"],
@@ -97,6 +98,31 @@ class Estate:
             "acme_account_id": await an_account(self.world, team),
             "acme_order_id": await an_order(self.world, team),
         }
+
+    async def ca_order(self, certificate_id: str, job_id: str) -> str:
+        """Have an order at an authority elsewhere."""
+        order_id, request_id = f"cao-{self.count}", f"req-{self.count}"
+        await self.world.execute(
+            """
+            INSERT INTO issuance_requests (id, source, requester, certificate_id, job_id, issuer_id, spki_sha256, csr,
+              state)
+            VALUES ($1, 'agent', 'agent', $2, $3, 'iss-local', '', '', 'ordering')
+            """,
+            request_id,
+            certificate_id,
+            job_id,
+        )
+        await self.world.execute(
+            """
+            INSERT INTO ca_orders (id, request_id, job_id, certificate_id, issuer_id, status)
+            VALUES ($1, $2, $3, $4, 'iss-local', 'abandoned')
+            """,
+            order_id,
+            request_id,
+            job_id,
+            certificate_id,
+        )
+        return order_id
 
     async def notification(self, certificate_id: str) -> str:
         """Put a message that could not be sent into the queue."""
@@ -170,6 +196,7 @@ async def test_an_agent_does_its_own_work_and_nobody_elses(estate: Estate) -> No
     trial = await estate.world.post(f"/api/v1/targets/{target_id}/test")
     findings = wire.Findings((wire.Finding(target_id, "cv-1", "missing", "it is gone"),))
     bodies = {"csr": submission, "result": report, "drift": msgspec.to_builtins(findings)}
+    bodies["{challenge_id}"] = {"state": "shown"}
     routes = [route for route in ROUTES if route.access is Access.AGENT]
     for route in routes:
         for agent_id, expected in ((own.id, 404), (other.id, 403)):

@@ -39,6 +39,7 @@ CREATE TABLE ca_orders (
   state jsonb,                         -- what the connector keeps; null: nothing was ordered yet
   replaces text NOT NULL DEFAULT '',   -- RFC 9773 section 5
   epoch bigint NOT NULL DEFAULT 0,     -- grows when a coordinator takes it; the one before has no say any more
+  held_by text NOT NULL DEFAULT '',    -- the coordinator that works on it
   held_until timestamptz NOT NULL DEFAULT '-infinity',
   next_at timestamptz NOT NULL DEFAULT now(),
   failures integer NOT NULL DEFAULT 0,

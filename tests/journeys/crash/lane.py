@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 
 from benchmarks.lab.fleet import API, Agent, Coordinator
-from benchmarks.lab.processes import Process, stopped_at_the_end
+from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end
 from coordinator.database import driver
+from tests.connectors.issuers.acme.pebble import Pebble
 from tests.journeys.crash.points import Program
 from tests.journeys.crash.sites import Sites
 from tests.journeys.stage import Stage, issuing_root
@@ -41,15 +42,35 @@ class Lane:
         self._resting: Process | None = None
         self._loop = asyncio.Runner()
         self._database = self._loop.run(driver.connect(dsn, {}))
-        acme = {"CERTCTL_ACME_SERVER_ENABLED": "true", "CERTCTL_ACME_SERVER_GC_INTERVAL": "1s"}
+        acme = {
+            "CERTCTL_ACME_SERVER_ENABLED": "true",
+            "CERTCTL_ACME_SERVER_GC_INTERVAL": "1s",
+            "CERTCTL_ACME_DNS_SCRIPTS_DIR": str(stage.folder / "dns"),
+        }
         self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn, **acme})
         stage.keep(self.coordinator.process)
         self.sites = Sites(stage.folder / "web")
         stage.keep(self.sites.process)
+        (self.http_port,) = free_ports(1)
+        self.authority: Pebble | None = None
         self.agent: Agent
         self.api: API
         self.root_pem = ""
         self.encryption_key = ""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of everything on it."""
+        return self._stage.folder
+
+    def pebble(self) -> Pebble:
+        """Return an ACME authority for which every name leads to the agent, started when it is first needed."""
+        if self.authority is None:
+            blocked = ["blocked.test"]
+            self.authority = Pebble(self.folder / "pebble", httpPort=self.http_port, domainBlocklist=blocked).start()
+            self._stage.keep(self.authority.process)
+            self._stage.keep(self.authority.answers)
+        return self.authority
 
     def close(self) -> None:
         """Leave the database and the coordinator's API."""
@@ -65,7 +86,8 @@ class Lane:
         self.api = self.coordinator.api()
         token = self.patiently(lambda: str(self.api.post("/api/v1/enrollment-tokens", {})["token"]))
         extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token, "CERTCTL_DRIFT_INTERVAL": "0s"}
-        self.agent = Agent("edge", self._stage.folder / "agent", self.coordinator, self.sites.policy(), extra)
+        policy = self.sites.policy() + f'\n[challenges]\nhttp = "127.0.0.1:{self.http_port}"\n'
+        self.agent = Agent("edge", self._stage.folder / "agent", self.coordinator, policy, extra)
         self._stage.keep(self.agent.process)
         self._begin(self.agent.process, point if program == "agent" else "")
         self.wait("the agent is enrolled", lambda: bool(self.agent.agent_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -83,6 +84,18 @@ def layouts(point: str) -> tuple[str, ...]:
     return LAYOUTS if point.startswith("deploy.") else LAYOUTS[:1]
 
 
+BESIDE = (
+    *("acme.*", "ca_account.*", "ca_order.*", "challenge.*", "certificate.enrolled", "certificate.imported"),
+    *("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"),
+)
+"""Points of what happens beside the certificate of a cell: they are played on one road, since all are alike to them."""
+
+
+def roads(point: str) -> tuple[Road, ...]:
+    """Return the roads that make a difference to a point."""
+    return ROADS[:1] if any(fnmatch(point, pattern) for pattern in BESIDE) else ROADS
+
+
 def cells() -> list[Cell]:
     """Return the matrix: every point, road and layout, and the further passings, in the order in which they are played.
 
@@ -93,5 +106,5 @@ def cells() -> list[Cell]:
         for layout in layouts(point):
             most = AGAIN.get((point, layout), {})
             for passing in range(1, max(most.values(), default=1) + 1):
-                found += [Cell(point, road, layout, passing) for road in ROADS if passing <= most.get(road, 1)]
+                found += [Cell(point, road, layout, passing) for road in roads(point) if passing <= most.get(road, 1)]
     return found

@@ -14,6 +14,7 @@ from benchmarks.lab.processes import Process
 from tests.journeys.crash.customers import Customers
 from tests.journeys.crash.estate import Estate
 from tests.journeys.crash.lane import Lane
+from tests.journeys.crash.orders import Orders
 from tests.journeys.crash.points import ROADS, Cell, Program
 from tests.journeys.crash.subject import HASTY_S, Subject
 
@@ -298,6 +299,15 @@ def enrolled(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> Non
     subject.ask()
 
 
+def ordered(lane: Lane, program: Program, cell: Cell, subject: Subject) -> None:
+    """Other certificates come from an ACME authority before the certificate is asked for."""
+    orders = Orders(lane)
+    lane.arm(process(lane, program), cell.armed)
+    orders.change()
+    assert orders.problems() == []
+    subject.ask()
+
+
 STAGINGS: dict[str, Staging] = {
     "migration.*": in_the_middle,
     "start.*_resealed": with_another_key,
@@ -322,6 +332,7 @@ STAGINGS: dict[str, Staging] = {
     "certificate.imported": beside,
     "certificate.enrolled": enrolled,
     "acme.*": enrolled,
+    **dict.fromkeys(("ca_account.*", "ca_order.*", "challenge.*"), ordered),
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
     "approval.*": approved,
