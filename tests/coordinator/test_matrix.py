@@ -101,26 +101,16 @@ class Estate:
 
     async def ca_order(self, certificate_id: str, job_id: str) -> str:
         """Have an order at an authority elsewhere."""
-        order_id, request_id = f"cao-{self.count}", f"req-{self.count}"
-        await self.world.execute(
-            """
-            INSERT INTO issuance_requests (id, source, requester, certificate_id, job_id, issuer_id, spki_sha256, csr,
-              state)
-            VALUES ($1, 'agent', 'agent', $2, $3, 'iss-local', '', '', 'ordering')
-            """,
-            request_id,
-            certificate_id,
-            job_id,
-        )
+        order_id = f"cao-{self.count}"
         await self.world.execute(
             """
             INSERT INTO ca_orders (id, request_id, job_id, certificate_id, issuer_id, status)
-            VALUES ($1, $2, $3, $4, 'iss-local', 'abandoned')
+            SELECT $1, id, job_id, certificate_id, issuer_id, 'abandoned' FROM issuance_requests
+            WHERE certificate_id = $2 AND job_id = $3
             """,
             order_id,
-            request_id,
-            job_id,
             certificate_id,
+            job_id,
         )
         return order_id
 
