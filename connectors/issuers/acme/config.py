@@ -35,7 +35,7 @@ class DNS(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Hold the fields against each other."""
         given = [name for name in PROVIDERS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"dns: takes exactly one of {', '.join(PROVIDERS)}; {len(given)} are given")
+            raise ValueError(f"takes exactly one of {', '.join(PROVIDERS)}; {len(given)} are given")
 
     @property
     def provider(self) -> tuple[str, msgspec.Struct]:
