@@ -352,7 +352,7 @@ async def test_a_wrong_configuration_is_refused_by_its_field(case: Case, what: s
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[Pebble]:
     """An authority that registers only customers of its own."""
-    keys = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {EAB_KID: EAB_KEY}}
+    keys: dict[str, Any] = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {EAB_KID: EAB_KEY}}
     authority = Pebble(tmp_path / "strict", **keys).start()
     try:
         yield authority
