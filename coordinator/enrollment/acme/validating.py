@@ -18,7 +18,7 @@ from coordinator.audit import service as audit
 from coordinator.enrollment.acme import counting, store
 from coordinator.enrollment.acme.calls import Call
 from coordinator.enrollment.acme.problems import Problem
-from coordinator.enrollment.acme.validation.service import Asked, Failed, Settings, Validator
+from coordinator.enrollment.acme.validation.service import CAA, Asked, Busy, Failed, Settings, Validator
 from core.crash import crash_point
 from core.names import Name, NameKind
 
@@ -55,9 +55,10 @@ class Validations:
                     http_port=settings.http_port,
                     tls_port=settings.tls_port,
                     allowed_networks=settings.allowed_networks,
-                    concurrency=settings.concurrency,
+                    concurrency={**settings.concurrency, CAA: max(settings.concurrency.values())},
                     caa_identities=settings.caa_identities,
-                )
+                ),
+                ctx.clock.now,
             )
         return self.validator
 
@@ -79,8 +80,11 @@ def _pending(row: Row, kind: str, thumbprint: str, account_url: str) -> Pending:
 
 
 def begin(ctx: Context, pending: Pending) -> None:
-    """Look at a challenge beside the requests."""
-    task = asyncio.create_task(_validate(ctx, pending))
+    """Look at a challenge beside the requests, unless that is under way."""
+    name = f"{pending.authorization_id} {pending.asked.type}"
+    if any(task.get_name() == name for task in ctx.validations.tasks):
+        return
+    task = asyncio.create_task(_validate(ctx, pending), name=name)
     ctx.validations.tasks.add(task)
     task.add_done_callback(ctx.validations.tasks.discard)
 
@@ -99,6 +103,9 @@ async def _validate(ctx: Context, pending: Pending) -> None:
             "evidence": msgspec.to_builtins(evidence),
         }
         counting.validation(asked.type, "valid")
+    except Busy as error:
+        log.warning("validation_put_off", authorization_id=pending.authorization_id, reason=error.detail)
+        return  # that is no word on the name: the loop tries again
     except Failed as error:
         problem = Problem(error.type, error.detail)
         outcome = {"status": "invalid", "error": problem.document(), "evidence": msgspec.to_builtins(error.evidence)}

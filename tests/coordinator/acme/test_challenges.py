@@ -5,31 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
-import ipaddress
 import itertools
 import json
 import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks.lab.processes import Process, free_ports
 from coordinator.enrollment.acme import validating
-from coordinator.enrollment.acme.validation.dialing import refused as is_refused
 from core import acme
-from core.names import parse_name
 from tests.coordinator.acme.client import Client, refused
+from tests.coordinator.acme.validation.handshakes import context_of, make
 from tests.coordinator.world import World, open_world, variables
 
 pytestmark = pytest.mark.anyio
@@ -200,10 +193,12 @@ async def test_a_wrong_answer_is_told_with_evidence(client: Client, net: Net) ->
     assert "evidence" not in ended
     shown = await client.world.get(f"/api/v1/acme-orders/{order.rpartition('/')[2]}")
     (told,) = [each for each in shown["authorizations"][0]["challenges"] if each["type"] == "http-01"]
-    steps = told["evidence"]["steps"]
-    assert any(step["asked"] == "A wrong.test" and "127.0.0.1" in step["answer"] for step in steps)
-    assert any(step["asked"].startswith("GET http://wrong.test") and "nonsense" in step["answer"] for step in steps)
-    assert "\x1b" not in json.dumps(steps)
+    evidence = told["evidence"]
+    assert evidence["addresses"] == ["127.0.0.1"]
+    assert evidence["resolvers"] == [f"127.0.0.1:{net.dns_port}"]
+    assert evidence["asked"].startswith("http://wrong.test:")
+    assert "nonsense" in evidence["answer"]
+    assert "\x1b" not in json.dumps(evidence) + ended["error"]["detail"]
     events = await client.world.rows("SELECT details FROM audit_events WHERE action = 'acme_challenge.completed'")
     assert events[0]["details"]["outcome"] == "invalid"
     again = (await client.order("wrong.test")).json()
@@ -231,39 +226,14 @@ async def test_redirects_are_followed(client: Client, net: Net) -> None:
     assert (await outcome(client, order, found))["order"] == "ready"
 
 
-@pytest.mark.parametrize(
-    "target, kind",
-    [
-        ("http://169.254.169.254/latest/meta-data/", "connection"),
-        ("http://[::1]/", "connection"),
-        ("http://[::ffff:169.254.169.254]/", "connection"),
-        ("file:///etc/passwd", "connection"),
-        ("http://other.test:22/", "connection"),
-        ("gopher://other.test/", "connection"),
-        ("http://a@other.test/", "connection"),
-        ("http://0.0.0.0/", "connection"),
-        ("http://[64:ff9b::a9fe:a9fe]/", "connection"),
-    ],
-)
-async def test_a_redirect_leads_nowhere_else(client: Client, net: Net, target: str, kind: str) -> None:
+@pytest.mark.parametrize("target", ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd"])
+async def test_a_redirect_leads_nowhere_else(client: Client, net: Net, target: str) -> None:
     """SSRF by redirect (RFC 8555 section 10.4)."""
     order, found, _ = await challenge(client, "moved.test", "http-01")
     redirect(net, found["token"], target)
     ended = await outcome(client, order, found)
-    assert ended["error"]["type"] == acme.URN + kind
+    assert ended["error"]["type"] == acme.URN + "connection"
     assert "root:" not in json.dumps(ended)
-
-
-async def test_a_circle_of_redirects_ends(client: Client, net: Net) -> None:
-    order, found, _ = await challenge(client, "circle.test", "http-01")
-    redirect(net, found["token"], f"/.well-known/acme-challenge/{found['token']}")
-    assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "connection"
-
-
-async def test_an_endless_page_is_cut_off(client: Client, net: Net) -> None:
-    order, found, key_authorization = await challenge(client, "endless.test", "http-01")
-    net.serve(found["token"], key_authorization + " " * 100_000)
-    assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "unauthorized"
 
 
 async def test_nobody_is_sent_to_this_host(net: Net, database_url: str, tmp_path: Path) -> None:
@@ -296,40 +266,6 @@ def _history(net: Net, host: str) -> bytes:
     return httpx.post(url, json={"host": host}).content
 
 
-@pytest.mark.parametrize(
-    "address, expected",
-    [
-        ("10.0.0.1", False),
-        ("192.168.1.1", False),
-        ("fd00::1", False),
-        ("100.64.0.1", False),
-        ("203.0.113.9", False),
-        ("2001:db8::1", False),
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("0.0.0.0", True),
-        ("0.1.2.3", True),
-        ("169.254.169.254", True),
-        ("224.0.0.1", True),
-        ("255.255.255.255", True),
-        ("240.0.0.1", True),
-        ("::", True),
-        ("::1", True),
-        ("fe80::1", True),
-        ("ff02::1", True),
-        ("fec0::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("::ffff:10.0.0.1", False),
-        ("2002:7f00:1::", True),
-        ("64:ff9b::7f00:1", True),
-        ("fd00:ec2::254", True),
-    ],
-)
-def test_where_nobody_is_sent(address: str, expected: bool) -> None:
-    assert is_refused(ipaddress.ip_address(address), ()) is expected
-    assert not is_refused(ipaddress.ip_address("127.0.0.1"), (ipaddress.ip_network("127.0.0.0/8"),))
-
-
 @pytest.mark.parametrize("name, kind", [("d.test", "dns-01"), ("*.w.test", "dns-01"), ("*.acc.test", "dns-account-01")])
 async def test_dns(client: Client, net: Net, name: str, kind: str) -> None:
     order, found, key_authorization = await challenge(client, name, kind)
@@ -354,67 +290,22 @@ async def test_dns_that_fails(client: Client, net: Net) -> None:
     assert (await outcome(client, order, found))["error"]["type"] == acme.URN + "dns"
 
 
-def alpn_context(
-    folder: Path, names: list[str], extension: x509.UnrecognizedExtension, *, critical: bool, alpn: str
-) -> ssl.SSLContext:
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    subject = x509.Name([])
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-    builder = (
-        builder.serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))
-    )
-    builder = builder.add_extension(
-        x509.SubjectAlternativeName([parse_name(name).general_name() for name in names]), critical=False
-    )
-    certificate = builder.add_extension(extension, critical=critical).sign(key, hashes.SHA256())
-    pem = folder / "alpn.pem"
-    pem.write_bytes(
-        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    context.set_alpn_protocols([alpn])
-    return context
-
-
-BENT: list[tuple[str, dict[str, Any], str]] = [
-    ("right", {}, ""),
-    ("for two names", {"names": ["t.test", "u.test"]}, "unauthorized"),
-    ("for another name", {"names": ["u.test"]}, "unauthorized"),
-    ("not critical", {"critical": False}, "unauthorized"),
-    ("of another token", {"key_authorization": "x.y"}, "incorrectResponse"),
-    ("by another protocol", {"alpn": "h2"}, "tls"),
-]
-
-
-@pytest.mark.parametrize("what, bend, kind", BENT, ids=[each[0] for each in BENT])
-async def test_tls_alpn_01(
-    client: Client, net: Net, tmp_path: Path, what: str, bend: dict[str, Any], kind: str
-) -> None:
+@pytest.mark.parametrize("said, kind", [("right", ""), ("of another token", "incorrectResponse")])
+async def test_tls_alpn_01(client: Client, net: Net, tmp_path: Path, said: str, kind: str) -> None:
     order, found, key_authorization = await challenge(client, "t.test", "tls-alpn-01")
-    extension = acme.alpn_extension(bend.get("key_authorization", key_authorization))
-    critical, alpn = bend.get("critical", True), bend.get("alpn", acme.ALPN_PROTOCOL)
-    context = alpn_context(tmp_path, bend.get("names", ["t.test"]), extension, critical=critical, alpn=alpn)
-    net.tls[:] = [context]
+    extension = acme.alpn_extension(key_authorization if said == "right" else "x.y")
+    net.tls[:] = [context_of(make(tmp_path, "t.test", extension=extension))]
     ended = await outcome(client, order, found)
     if kind:
-        assert ended["error"]["type"] in {acme.URN + kind, acme.URN + "unauthorized"}, ended
+        assert ended["error"]["type"] == acme.URN + kind, ended
     else:
         assert ended["order"] == "ready", ended
 
 
 CAA: list[tuple[list[dict[str, str]], bool, str]] = [
-    ([], False, ""),
-    ([{"tag": "issue", "value": "ca.test"}], False, ""),
-    ([{"tag": "issue", "value": "other.test"}], False, "caa"),
-    ([{"tag": "issue", "value": ";"}], False, "caa"),
     ([{"tag": "issue", "value": "ca.test; validationmethods=dns-01"}], False, ""),
-    ([{"tag": "issue", "value": "ca.test; validationmethods=http-01"}], False, "caa"),
     ([{"tag": "issue", "value": "ca.test; accounturi=https://elsewhere.test/1"}], False, "caa"),
     ([{"tag": "issue", "value": "ca.test"}, {"tag": "issuewild", "value": ";"}], True, "caa"),
-    ([{"tag": "issue", "value": ";"}, {"tag": "issuewild", "value": "ca.test"}], True, ""),
 ]
 
 
@@ -447,6 +338,25 @@ async def test_a_dead_coordinators_challenge_is_taken_up(
     await client.world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")
     assert await validating.take_up(client.world.ctx) == 1
     await asyncio.gather(*client.world.ctx.validations.tasks)
+    assert (await client.post(order)).json()["status"] == "ready"
+
+
+async def test_no_place_in_time_is_no_word_on_the_name(
+    client: Client, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again, as what a dead coordinator left."""
+    order, found, key_authorization = await challenge(client, "busy.test", "http-01")
+    net.serve(found["token"], key_authorization)
+    ctx = client.world.ctx
+    validator = ctx.validations.of(ctx)
+    with monkeypatch.context() as patched:
+        patched.setitem(validator._places, "http-01", asyncio.Semaphore(0))
+        patched.setattr(validator, "_settings", replace(validator._settings, deadline_s=0.05))
+        assert (await outcome(client, order, found))["status"] == "processing"
+    await client.world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")
+    assert await validating.take_up(ctx) == await validating.take_up(ctx) == 1
+    (task,) = ctx.validations.tasks  # the second time it was under way
+    await task
     assert (await client.post(order)).json()["status"] == "ready"
 
 

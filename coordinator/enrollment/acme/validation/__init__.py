@@ -1,1 +1,1 @@
-"""Looking whether who ordered a name controls it (RFC 8555 section 8), without a database and without the framework."""
+"""The validation side of the ACME server: asks the network whether who ordered a name holds it."""

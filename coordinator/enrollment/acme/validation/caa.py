@@ -1,72 +1,114 @@
-"""CAA (RFC 8659, RFC 8657): whether the owner of a domain lets this authority issue for it."""
+"""CAA: whom a domain lets issue (RFC 8659), by which account and challenge (RFC 8657).
+
+The tree is climbed at every resolver for itself, and every resolver that answers has to permit. One that fails
+(SERVFAIL, silence) does not; when all of them do, issuing is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 from typing import NamedTuple
 
-from coordinator.enrollment.acme.validation.dns import Resolvers
-from coordinator.enrollment.acme.validation.outcome import Evidence, Failed
+from dns.rdtypes.ANY.CAA import CAA
+
+from coordinator.enrollment.acme.validation import issue_value
+from coordinator.enrollment.acme.validation.lookups import Resolvers, Server
+from coordinator.enrollment.acme.validation.model import Record, Settings, printable
 
 _CRITICAL = 0x80
-_KNOWN = frozenset({"issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone"})
+_KNOWN = {"issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone"}
+_ISSUE, _ISSUE_WILD = "issue", "issuewild"
 
 
-class _Record(NamedTuple):
-    critical: bool
-    tag: str
-    value: str
+class Request(NamedTuple):
+    """What is to be issued: for a domain without its ``*.``, by which challenge of which account."""
+
+    domain: str
+    wildcard: bool
+    account_url: str
+    challenge: str
+    identities: tuple[str, ...]
 
 
-async def check(
-    domain: str,
-    identities: Sequence[str],
-    resolvers: Resolvers,
-    evidence: Evidence,
-    *,
-    wildcard: bool,
-    account_url: str,
-    method: str,
-) -> None:
-    """Raise ``Failed`` unless the records nearest to a domain allow one of our identities (RFC 8659 section 3)."""
-    records, found_at = await _relevant(domain, resolvers, evidence)
-    unknown = [record.tag for record in records if record.critical and record.tag not in _KNOWN]
-    if unknown:
-        raise Failed("caa", f"{found_at} has a critical CAA property {unknown[0]!r} that is not known here", evidence)
-    tag = "issuewild" if wildcard and any(record.tag == "issuewild" for record in records) else "issue"
-    issuing = [record for record in records if record.tag == tag]
-    if not issuing or any(_allows(record.value, identities, account_url, method) for record in issuing):
-        return
-    shown = "; ".join(f"{record.tag} {record.value!r}" for record in issuing)
-    detail = f"CAA of {found_at} ({shown}) does not allow {' or '.join(identities)} to issue for {domain}"
-    raise Failed("caa", detail, evidence)
+class Climbed(NamedTuple):
+    """Where a resolver has records, and which; or why it did not answer."""
+
+    server: Server
+    domain: str
+    records: tuple[CAA, ...] = ()
+    problem: str = ""
 
 
-async def _relevant(domain: str, resolvers: Resolvers, evidence: Evidence) -> tuple[list[_Record], str]:
-    """Return the records of a domain or of the nearest one above that has any."""
+async def check(request: Request, resolvers: Resolvers, record: Record) -> None:
+    """Look whether CAA permits it; raises ``Failed``."""
+    record.asked = f"CAA records of {request.domain} and above"
+    servers = resolvers.servers(record)
+    found = await asyncio.gather(*(_climb(server, request.domain, resolvers, record) for server in servers))
+    usable = [one for one in found if not one.problem]
+    if not usable:
+        told = ", ".join(f"{one.server} said {one.problem} for {one.domain}" for one in found)
+        detail = f"the CAA records of {request.domain} are not known: {told}; see that its zone answers for CAA"
+        raise record.failed("caa", detail)
+    record.answer = printable(
+        ", ".join(dict.fromkeys(shown(one) for climbed in usable for one in climbed.records)) or "none"
+    )
+    for climbed in usable:
+        if why := why_not(climbed.records, request):
+            raise record.failed("caa", f"the CAA records of {climbed.domain} forbid this certificate: {why}")
+
+
+async def _climb(server: Server, domain: str, resolvers: Resolvers, record: Record) -> Climbed:
+    """Find the nearest records, from the domain up to its top (RFC 8659 section 3)."""
     labels = domain.split(".")
-    for place in range(len(labels)):
-        name = ".".join(labels[place:])
-        for answer in await resolvers.ask(name, "CAA", evidence):
-            if answer is not None:
-                found = [
-                    _Record(
-                        bool(each.flags & _CRITICAL), each.tag.decode().lower(), each.value.decode(errors="replace")
-                    )
-                    for each in answer
-                ]
-                return found, name
-    return [], ""
+    for start in range(len(labels)):
+        at = ".".join(labels[start:])
+        reply = await resolvers.ask_one(server, at, "CAA", record)
+        if reply.records or reply.problem:
+            records = tuple(one for one in reply.records if isinstance(one, CAA))
+            return Climbed(server, at, records, reply.problem)
+    return Climbed(server, domain)
 
 
-def _allows(value: str, identities: Sequence[str], account_url: str, method: str) -> bool:
-    issuer, *parameters = (part.strip() for part in value.split(";"))
-    if issuer.lower().rstrip(".") not in identities:
-        return False
-    given = {
-        name.strip().lower(): text.strip() for name, _, text in (each.partition("=") for each in parameters if each)
-    }
-    if "accounturi" in given and given["accounturi"] != account_url:
-        return False
-    methods = given.get("validationmethods")
-    return methods is None or method in {each.strip() for each in methods.split(",")}
+def why_not(records: tuple[CAA, ...], request: Request) -> str:
+    """Say why a set of records forbids it, and what to do; empty when it does not (RFC 8659 section 4)."""
+    for one in records:
+        if one.flags & _CRITICAL and _tag(one) not in _KNOWN:
+            return f"the property {shown(one)} is critical and not known here; remove it, or its flag"
+    by_tag = {tag: [one for one in records if _tag(one) == tag] for tag in (_ISSUE, _ISSUE_WILD)}
+    tag = _ISSUE_WILD if request.wildcard and by_tag[_ISSUE_WILD] else _ISSUE
+    reasons = [_why_not_by(one, request) for one in by_tag[tag]]
+    if not reasons or "" in reasons:
+        return ""
+    wanted = f'add: CAA 0 {tag} "{request.identities[0]}"'
+    return f"{'; '.join(reasons[:3])}; {wanted}"
+
+
+def _why_not_by(one: CAA, request: Request) -> str:
+    """Say why this property does not permit it (RFC 8659 section 4.2, RFC 8657 sections 3 and 4)."""
+    try:
+        value = issue_value.read(one.value.decode("ascii"))
+    except ValueError:
+        return f"{shown(one)} cannot be read"
+    if not value.issuer or value.issuer not in {name.lower().removesuffix(".") for name in request.identities}:
+        return f"{shown(one)} is not for this authority"
+    if (accounts := value.all("accounturi")) and accounts != [request.account_url]:
+        return f"{shown(one)} is not for the account {request.account_url}"
+    methods = value.all("validationmethods")
+    if methods and (len(methods) > 1 or request.challenge not in methods[0].split(",")):
+        return f"{shown(one)} is not for the challenge {request.challenge}"
+    return ""
+
+
+def _tag(one: CAA) -> str:
+    return one.tag.decode("ascii").lower()
+
+
+def shown(one: CAA) -> str:
+    """Return a property as zone files have it."""
+    return printable(f'{one.flags} {_tag(one)} "{one.value.decode("ascii", "backslashreplace")}"', 120)
+
+
+def request_of(settings: Settings, domain: str, *, wildcard: bool, account_url: str, challenge: str) -> Request:
+    """Return the request for a name as ordered, with or without its ``*.``."""
+    base = domain.removeprefix("*.")
+    return Request(base, wildcard or base != domain, account_url, challenge, settings.caa_identities)

@@ -1,118 +1,134 @@
-"""One challenge looked at, with its evidence, whatever kind it is of."""
+"""Validations: does the name that a client ordered answer as only its holder can make it answer (RFC 8555 section 8).
+
+Knows no order and no database: it is given what to ask, and returns evidence or raises ``Failed``, whatever the network
+does. A validation ends within ``Settings.deadline_s``, begun when it has one of its type's places; it waits for a place
+as long as that again, at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import time
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-from coordinator.enrollment.acme.validation import caa, http_01, tls_alpn_01
-from coordinator.enrollment.acme.validation.dialing import Dialler
-from coordinator.enrollment.acme.validation.dns import Resolvers
-from coordinator.enrollment.acme.validation.outcome import Evidence, Failed
-from core import acme
+from coordinator.enrollment.acme.validation import caa, dns01, http01, persist01, tls_alpn01
+from coordinator.enrollment.acme.validation.lookups import Resolvers
+from coordinator.enrollment.acme.validation.model import (
+    AT_ONCE,
+    Asked,
+    Busy,
+    ErrorType,
+    Evidence,
+    Failed,
+    Record,
+    Settings,
+    printable,
+)
+from core.acme import DNS_01, DNS_ACCOUNT_01, DNS_PERSIST_01, HTTP_01, TLS_ALPN_01
 from core.names import Name, NameKind
 
-__all__ = ["Asked", "Evidence", "Failed", "Settings", "Validator"]
-DEADLINE_S = 30.0
-_AT_ONCE = 10
+__all__ = ["CAA", "CHALLENGES", "Asked", "Busy", "Evidence", "Failed", "Settings", "Validator"]
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How names are looked at. ``resolvers`` empty means the system's, no ``caa_identities`` that CAA is not read.
-
-    ``allowed_networks`` are dialled although nobody is sent there otherwise: loopback, link-local and the like.
-    """
-
-    resolvers: tuple[tuple[str, int], ...] = ()
-    http_port: int = 80
-    tls_port: int = 443
-    allowed_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-    concurrency: Mapping[str, int] = field(default_factory=dict)
-    caa_identities: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A challenge: ``name`` without the asterisk of a ``wildcard``, ``thumbprint`` of the account's key."""
-
-    type: str
-    name: Name
-    wildcard: bool
-    token: str
-    thumbprint: str
-    account_url: str
+CAA = "caa"
+"""What checks of CAA are called in evidence and in ``Settings.concurrency``."""
+Challenge = Callable[[Asked, Settings, Resolvers, Record], Awaitable[None]]
+CHALLENGES: Mapping[str, Challenge] = MappingProxyType(
+    {
+        HTTP_01: http01.validate,
+        TLS_ALPN_01: tls_alpn01.validate,
+        DNS_01: dns01.validate,
+        DNS_ACCOUNT_01: dns01.validate,
+        DNS_PERSIST_01: persist01.validate,
+    }
+)
+_BY_DNS = {DNS_01, DNS_ACCOUNT_01, DNS_PERSIST_01}
+_PLACES = {DNS_ACCOUNT_01: DNS_01, DNS_PERSIST_01: DNS_01}
+"""Types that have their places in common with another: they are one kind of work, and one setting."""
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
 class Validator:
-    """Looks at challenges, so many of a kind at once."""
+    """Asks the network, a limited number of times at once; one for each event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
-        self._resolvers = Resolvers(settings.resolvers)
-        kinds = (acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01)
-        self._limits = {kind: asyncio.Semaphore(settings.concurrency.get(kind, _AT_ONCE)) for kind in kinds}
+        self._now = now
+        self._resolvers = Resolvers(settings)
+        self._places = {
+            kind: asyncio.Semaphore(max(1, settings.concurrency.get(kind, AT_ONCE)))
+            for kind in (*CHALLENGES, CAA)
+            if kind not in _PLACES
+        }
 
     async def validate(self, asked: Asked) -> Evidence:
-        """Look at one challenge; raise ``Failed``. What waits for its turn does not count against the deadline."""
-        evidence = Evidence(at=datetime.now(UTC))
-        kind = acme.DNS_01 if asked.type == acme.DNS_ACCOUNT_01 else asked.type
-        async with self._limits[kind], _timed(evidence):
-            await self._look(asked, evidence)
-        return evidence
-
-    async def _look(self, asked: Asked, evidence: Evidence) -> None:
-        settings, expected = self._settings, acme.key_authorization(asked.token, asked.thumbprint)
-        dialler = Dialler(self._resolvers, settings.allowed_networks, evidence)
-        match asked.type:
-            case acme.HTTP_01:
-                ports = settings.http_port, settings.tls_port
-                await http_01.validate(asked.name.value, asked.token, expected, dialler, ports, evidence)
-            case acme.TLS_ALPN_01:
-                await tls_alpn_01.validate(asked.name, expected, dialler, settings.tls_port, evidence)
-            case _:
-                await self._look_at_txt(asked, acme.txt_value(expected), evidence)
-
-    async def _look_at_txt(self, asked: Asked, value: str, evidence: Evidence) -> None:
-        """Look for a TXT record: dns-01 (RFC 8555 section 8.4), or dns-account-01 of its draft."""
-        own = asked.account_url if asked.type == acme.DNS_ACCOUNT_01 else ""
-        name = acme.dns_name(asked.name.value, own)
-        if await self._resolvers.agreed(name, "TXT", lambda text: text == value, evidence):
-            return
-        found = "; ".join(step.answer for step in evidence.steps)
-        detail = f"no TXT record of {name} is {value} (found: {found}); publish it and wait until resolvers see it"
-        raise Failed("incorrectResponse" if '"' in found else "dns", detail[:500], evidence)
+        """Return the evidence that ``asked.name`` is held by the account; raises ``Failed``, ``Busy`` for no place."""
+        record = Record(asked.type, printable(asked.name.value), now=self._now)
+        asked = _base(asked)
+        _refuse_nonsense(asked, record)
+        async with self._place(asked.type, "dns" if asked.type in _BY_DNS else "connection", record):
+            await CHALLENGES[asked.type](asked, self._settings, self._resolvers, record)
+        return record.evidence()
 
     async def check_caa(self, name: Name, *, wildcard: bool, account_url: str, challenge: str) -> Evidence | None:
-        """Raise ``Failed`` unless CAA allows what is to be issued; addresses have none."""
-        if not self._settings.caa_identities or name.kind is not NameKind.DNS:
+        """Return the evidence that CAA lets us issue, None where it is not looked at; raises ``Failed``.
+
+        It is not looked at for names other than DNS names, nor without ``Settings.caa_identities``.
+        """
+        if name.kind is not NameKind.DNS or not self._settings.caa_identities:
             return None
-        evidence = Evidence(at=datetime.now(UTC))
-        async with _timed(evidence):
-            await caa.check(
-                name.value,
-                self._settings.caa_identities,
-                self._resolvers,
-                evidence,
-                wildcard=wildcard,
-                account_url=account_url,
-                method=challenge,
-            )
-        return evidence
+        record = Record(CAA, printable(name.value), now=self._now)
+        request = caa.request_of(
+            self._settings, name.value, wildcard=wildcard, account_url=account_url, challenge=challenge
+        )
+        async with self._place(CAA, "caa", record):
+            await caa.check(request, self._resolvers, record)
+        return record.evidence()
+
+    @asynccontextmanager
+    async def _place(self, kind: str, late: ErrorType, record: Record) -> AsyncIterator[None]:
+        """Hold one of the places, and end what is done there in time; ``late`` is the failure when it is not."""
+        places, deadline_s = self._places[_PLACES.get(kind, kind)], self._settings.deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                await places.acquire()
+        except TimeoutError as error:
+            detail = f"too many validations by {kind} are under way; try again in a minute"
+            raise Busy("serverInternal", detail, record.evidence()) from error
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError as error:
+            detail = f"no end within {deadline_s:g} s, while {record.doing}; see why it is slow, then try again"
+            raise record.failed(late, detail) from error
+        finally:
+            places.release()
 
 
-@asynccontextmanager
-async def _timed(evidence: Evidence) -> AsyncIterator[None]:
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            yield
-    except TimeoutError as error:
-        raise Failed("connection", f"it took longer than {DEADLINE_S:.0f} s", evidence) from error
-    finally:
-        evidence.ms = round((time.perf_counter() - started) * 1000, 1)
+def _base(asked: Asked) -> Asked:
+    """Return the challenge for the name that a wildcard hangs on."""
+    base = asked.name.value.removeprefix("*.")
+    if asked.name.kind is not NameKind.DNS or base == asked.name.value:
+        return asked
+    return replace(asked, name=Name(NameKind.DNS, base), wildcard=True)
+
+
+def _refuse_nonsense(asked: Asked, record: Record) -> None:
+    """Refuse what no server is to offer: a challenge that does not fit the name, a token that is a path."""
+    if asked.type not in CHALLENGES:
+        raise record.failed("malformed", f"the challenge {printable(asked.type)!r} is not known; use another one")
+    if asked.name.kind not in {NameKind.DNS, NameKind.IP}:
+        raise record.failed(
+            "malformed", f"a name of kind {asked.name.kind} has no challenge; order a DNS name or address"
+        )
+    if asked.type in _BY_DNS and asked.name.kind is NameKind.IP:
+        raise record.failed("malformed", "an address is not validated in the DNS; use http-01 or tls-alpn-01")
+    if asked.type not in _BY_DNS and asked.wildcard:
+        raise record.failed("malformed", f"a wildcard is not validated by {asked.type}; use dns-01")
+    if asked.type in {DNS_ACCOUNT_01, DNS_PERSIST_01} and not asked.account_url:
+        raise record.failed("serverInternal", f"{asked.type} needs the account's URL; tell the server's operator")
+    if asked.type != DNS_PERSIST_01 and not _TOKEN.fullmatch(asked.token):
+        raise record.failed("malformed", "the challenge's token is not base64url; order again")
