@@ -33,6 +33,8 @@ _LASTING = timedelta(hours=1)
 _HOUR = timedelta(hours=1)
 _TOKEN_BYTES = 32
 POLL_S = 1
+_OURS = {"evidence", "account_url"}
+"""What is kept with a challenge and not sent."""
 Challenge = dict[str, Any]
 
 
@@ -154,7 +156,7 @@ def _fields(call: Call, row: Columns) -> Iterator[tuple[str, Any]]:
 
 def shown_challenge(call: Call, authorization_id: str, challenge: Challenge) -> Challenge:
     """Return a challenge as it is sent; the evidence is for the operator."""
-    told = {name: value for name, value in challenge.items() if name != "evidence"}
+    told = {name: value for name, value in challenge.items() if name not in _OURS}
     return {**told, "url": f"{call.base}/challenge/{authorization_id}/{challenge['type']}"}
 
 
@@ -170,7 +172,7 @@ async def respond(call: Call, tx: Transaction) -> tuple[Reply, Row | None]:
     if begins:
         subject = f"{row['id']} {challenge['type']}"
         await limits.take(tx, "acme challenges", subject, call.ctx.settings.acme.responds_per_hour, _HOUR)
-        challenge["status"] = "processing"
+        challenge |= {"status": "processing", "account_url": call.account_url}
         await store.set_authorization(tx, row["id"], row["status"], row["challenges"])
         details = {"type": challenge["type"], "identifier": row["value"]}
         await audit.record(

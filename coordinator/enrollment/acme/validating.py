@@ -67,14 +67,18 @@ def asked_of(call: Call, row: Row) -> Pending:
     """Return what has to be looked at for the challenge that a path names."""
     account = call.account
     assert account is not None  # noqa: S101 - the route asks for one
-    return _pending(row, call.path["type"], str(account["thumbprint"]), call.account_url)
+    challenge = next(each for each in row["challenges"] if each["type"] == call.path["type"])
+    return _pending(row, challenge, str(account["thumbprint"]))
 
 
-def _pending(row: Row, kind: str, thumbprint: str, account_url: str) -> Pending:
-    token = next(each["token"] for each in row["challenges"] if each["type"] == kind)
-    name = Name(NameKind(row["kind"]), row["value"])
+def _pending(row: Row, challenge: Mapping[str, Any], thumbprint: str) -> Pending:
     asked = Asked(
-        type=kind, name=name, wildcard=row["wildcard"], token=token, thumbprint=thumbprint, account_url=account_url
+        type=challenge["type"],
+        name=Name(NameKind(row["kind"]), row["value"]),
+        wildcard=row["wildcard"],
+        token=challenge["token"],
+        thumbprint=thumbprint,
+        account_url=challenge.get("account_url", ""),
     )
     return Pending(row["id"], row["account_id"], asked)
 
@@ -145,9 +149,8 @@ async def take_up(ctx: Context) -> int:
     async with ctx.db.connection() as conn:
         rows = await store.left_processing(conn, _BATCH)
     for row in rows:
-        kind = next(each["type"] for each in row["challenges"] if each["status"] == "processing")
-        base = f"{ctx.settings.url}/acme/profile/{row['profile_id']}"
-        begin(ctx, _pending(row, kind, row["thumbprint"], f"{base}/account/{row['account_id']}"))
+        challenge = next(each for each in row["challenges"] if each["status"] == "processing")
+        begin(ctx, _pending(row, challenge, row["thumbprint"]))
     return len(rows)
 
 

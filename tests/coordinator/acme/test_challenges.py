@@ -327,17 +327,23 @@ async def test_caa(
         assert ended.get("error", {}).get("type", "") == (acme.URN + kind if kind else ""), ended
 
 
+@pytest.mark.parametrize("base", ["/acme", "/acme/profile/prof-default"])
+@pytest.mark.parametrize("kind", ["http-01", "dns-account-01"])
 async def test_a_dead_coordinators_challenge_is_taken_up(
-    client: Client, net: Net, monkeypatch: pytest.MonkeyPatch
+    world: World, net: Net, monkeypatch: pytest.MonkeyPatch, kind: str, base: str
 ) -> None:
-    order, found, key_authorization = await challenge(client, "left.test", "http-01")
+    """The account is called as the client called it: an account has two URLs at the default profile."""
+    client = Client(world, base)
+    await client.register()
+    order, found, key_authorization = await challenge(client, "left.test", kind)
     net.serve(found["token"], key_authorization)
+    net.txt(acme.dns_name("left.test", client.kid), acme.txt_value(key_authorization))
     with monkeypatch.context() as patched:
         patched.setattr(validating, "begin", lambda *_: None)
         await client.post(found["url"], {})
-    await client.world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")
-    assert await validating.take_up(client.world.ctx) == 1
-    await asyncio.gather(*client.world.ctx.validations.tasks)
+    await world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")
+    assert await validating.take_up(world.ctx) == 1
+    await asyncio.gather(*world.ctx.validations.tasks)
     assert (await client.post(order)).json()["status"] == "ready"
 
 
