@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.coordinator.acme.client import ON, Client
+from tests.coordinator.acme.net import Net, running
 from tests.coordinator.world import World, open_world, variables
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    """Servers to look at, once for all tests: each speaks of names of its own."""
+    with running(tmp_path_factory.mktemp("net")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ async def replicas(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Wor
 
 @pytest.fixture
 async def client(world: World) -> Client:
-    """A client with an account in trust mode."""
+    """A client with an account."""
     client = Client(world)
-    await client.register()
+    assert (await client.register()).status_code == 201
     return client
