@@ -46,13 +46,17 @@ class _Update(msgspec.Struct):
     status: Literal["deactivated"]
 
 
-def _types(wanted: Wanted) -> tuple[str, ...]:
-    """Return the challenges that can prove a name: a wildcard by DNS alone (section 8.4), an address not by it."""
+def _types(call: Call, wanted: Wanted) -> tuple[str, ...]:
+    """Return the challenges that can prove a name: a wildcard by DNS alone (section 8.4), an address not by it.
+
+    dns-persist-01 comes last and only where it is asked for: it has no token, and some clients give up at such a one.
+    """
     if wanted.kind == "ip":
         return acme.HTTP_01, acme.TLS_ALPN_01
+    last = (acme.DNS_PERSIST_01,) if call.ctx.settings.acme.persist_issuers else ()
     if wanted.wildcard:
-        return acme.DNS_01, acme.DNS_ACCOUNT_01
-    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01
+        return acme.DNS_01, acme.DNS_ACCOUNT_01, *last
+    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01, *last
 
 
 async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> list[str]:
@@ -71,7 +75,12 @@ async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> li
 def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
     trusted = call.mode == TRUST
     status = "valid" if trusted else "pending"
-    token = acme.encode(os.urandom(_TOKEN_BYTES))
+    given = {"status": status, "token": acme.encode(os.urandom(_TOKEN_BYTES))}
+    if trusted:
+        given["validated"] = _now(call)
+    # What dns-persist-01 says instead of a token (draft-ietf-acme-dns-persist section 3.1); see ``shown_challenge``.
+    persist = {"status": status, "issuer-domain-names": call.ctx.settings.acme.persist_issuers}
+    types = _types(call, wanted)[:1] if trusted else _types(call, wanted)
     return {
         "id": new_id("acz"),
         "account_id": call.account_id,
@@ -80,10 +89,7 @@ def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
         "wildcard": wanted.wildcard,
         "mode": call.mode,
         "status": status,
-        "challenges": [
-            {"type": each, "token": token, "status": status, **({"validated": _now(call)} if trusted else {})}
-            for each in (_types(wanted)[:1] if trusted else _types(wanted))
-        ],
+        "challenges": [{"type": each, **(persist if each == acme.DNS_PERSIST_01 else given)} for each in types],
     }
 
 
@@ -157,6 +163,8 @@ def _fields(call: Call, row: Columns) -> Iterator[tuple[str, Any]]:
 def shown_challenge(call: Call, authorization_id: str, challenge: Challenge) -> Challenge:
     """Return a challenge as it is sent; the evidence is for the operator."""
     told = {name: value for name, value in challenge.items() if name not in _OURS}
+    if challenge["type"] == acme.DNS_PERSIST_01:
+        told["accounturi"] = call.account_url
     return {**told, "url": f"{call.base}/challenge/{authorization_id}/{challenge['type']}"}
 
 

@@ -14,6 +14,8 @@ _SWITCH = ("true", "false")
 _DNS_PORT, _MOST_PORT = 53, 65535
 _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=30)
 _MOST = 1_000_000
+_MOST_ISSUERS = 10
+"""What a challenge of dns-persist-01 may hold (draft-ietf-acme-dns-persist section 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class ACMESettings:
     terms_url: str
     website: str
     caa_identities: tuple[str, ...]
+    persist_issuers: tuple[str, ...]
+    """The names of this authority in records of dns-persist-01; that challenge is offered with one of them only."""
 
 
 def load(env: Environment) -> ACMESettings:
     """Read the settings; what is wrong is noted in ``env`` by its variable."""
+    identities: tuple[str, ...] = env.read("CERTCTL_ACME_SERVER_CAA_IDENTITIES", (), _domains)
     return ACMESettings(
         enabled=env.choice("CERTCTL_ACME_SERVER_ENABLED", "false", _SWITCH) == "true",
         default_mode=env.choice("CERTCTL_ACME_SERVER_DEFAULT_AUTH_MODE", MODES[0], MODES),
@@ -74,8 +79,18 @@ def load(env: Environment) -> ACMESettings:
         responds_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR", 60, _count),
         terms_url=env.read("CERTCTL_ACME_SERVER_TOS_URL", "", _url),
         website=env.read("CERTCTL_ACME_SERVER_WEBSITE", "", _url),
-        caa_identities=env.read("CERTCTL_ACME_SERVER_CAA_IDENTITIES", (), _domains),
+        caa_identities=identities,
+        persist_issuers=_persist_issuers(env, identities),
     )
+
+
+def _persist_issuers(env: Environment, identities: tuple[str, ...]) -> tuple[str, ...]:
+    if env.choice("CERTCTL_ACME_SERVER_DNS_PERSIST_ENABLED", "false", _SWITCH) == "false":
+        return ()
+    if not identities and not env.is_wrong("CERTCTL_ACME_SERVER_CAA_IDENTITIES"):
+        remedy = "needs a name of this authority in DNS records; set CERTCTL_ACME_SERVER_CAA_IDENTITIES"
+        env.problem("CERTCTL_ACME_SERVER_DNS_PERSIST_ENABLED", remedy)
+    return identities[:_MOST_ISSUERS]
 
 
 def _duration(text: str) -> timedelta:

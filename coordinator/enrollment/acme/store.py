@@ -132,13 +132,17 @@ async def ownership(conn: Connection, account_id: str) -> Row | None:
 async def usable_authorizations(
     conn: Connection, account_id: str, mode: str, names: Sequence[tuple[str, str, bool]], until: timedelta
 ) -> list[Row]:
-    """Return valid authorizations of an account for these (kind, value, wildcard) that last a while."""
+    """Return valid authorizations of an account for these (kind, value, wildcard) that last a while.
+
+    Those by dns-persist-01 are not among them: their record stays, so that each order looks at it anew.
+    """
     return await conn.fetch(
         """
         SELECT DISTINCT ON (kind, value, wildcard) id, kind, value, wildcard FROM acme_authorizations
         JOIN unnest($3::text[], $4::text[], $5::boolean[]) AS asked (kind, value, wildcard)
           USING (kind, value, wildcard)
         WHERE account_id = $1 AND mode = $2 AND status = 'valid' AND expires_at > now() + $6::interval
+          AND NOT challenges @> '[{"type": "dns-persist-01", "status": "valid"}]'
         ORDER BY kind, value, wildcard, expires_at DESC
         """,
         account_id,

@@ -57,6 +57,7 @@ class Validations:
                     allowed_networks=settings.allowed_networks,
                     concurrency={**settings.concurrency, CAA: max(settings.concurrency.values())},
                     caa_identities=settings.caa_identities,
+                    persist_issuers=settings.persist_issuers,
                 ),
                 ctx.clock.now,
             )
@@ -76,7 +77,7 @@ def _pending(row: Row, challenge: Mapping[str, Any], thumbprint: str) -> Pending
         type=challenge["type"],
         name=Name(NameKind(row["kind"]), row["value"]),
         wildcard=row["wildcard"],
-        token=challenge["token"],
+        token=challenge.get("token", ""),
         thumbprint=thumbprint,
         account_url=challenge.get("account_url", ""),
     )
