@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,19 @@ async def take(where: Context | Connection, name: str, subject: str, limit: int,
             wait_s = await store.take(conn, name, subject, per / limit, per)
     if wait_s:
         raise refused(name, f"{name}: the {limit} that are allowed in {per.total_seconds():.0f} s are used up", wait_s)
+
+
+async def spend(conn: Connection, name: str, subject: str, limit: int, per: timedelta) -> None:
+    """Take one of ``limit`` per ``per`` from a shared bucket if there is one: for what has happened already."""
+    if limit > 0:
+        await store.take(conn, name, subject, per / limit, per)
+
+
+async def exhausted(
+    conn: Connection, name: str, subjects: Sequence[str], limit: int, per: timedelta
+) -> Mapping[str, float]:
+    """Return those whose shared bucket has none left, with the seconds until it has; take nothing."""
+    return await store.waits(conn, name, subjects, per / limit, per) if limit > 0 and subjects else {}
 
 
 @contextlib.asynccontextmanager

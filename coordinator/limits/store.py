@@ -5,6 +5,7 @@ A row is the moment at which its bucket is full, as in ``buckets``. The database
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from coordinator.database.connection import Connection
@@ -37,6 +38,24 @@ async def take(conn: Connection, name: str, subject: str, step: timedelta, whole
         whole,
     )
     return max(float(wait_s or 0.0), 0.001)
+
+
+async def waits(
+    conn: Connection, name: str, subjects: Sequence[str], step: timedelta, whole: timedelta
+) -> dict[str, float]:
+    """Return the seconds until there is one to take, for those that have none now."""
+    rows = await conn.fetch(
+        """
+        SELECT subject, extract(epoch FROM full_at + $3::interval - $4::interval - clock_timestamp())::float8 AS wait_s
+        FROM limit_buckets
+        WHERE name = $1 AND subject = ANY ($2) AND full_at + $3::interval > clock_timestamp() + $4::interval
+        """,
+        name,
+        list(subjects),
+        step,
+        whole,
+    )
+    return {row["subject"]: row["wait_s"] for row in rows}
 
 
 async def give_back(conn: Connection, name: str, subject: str, step: timedelta) -> None:

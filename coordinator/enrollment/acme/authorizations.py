@@ -18,7 +18,7 @@ from coordinator.audit import service as audit
 from coordinator.database.connection import Transaction
 from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
-from coordinator.enrollment.acme import names, store
+from coordinator.enrollment.acme import failures, names, store
 from coordinator.enrollment.acme.calls import Call, Reply
 from coordinator.enrollment.acme.names import Identifier, Wanted
 from coordinator.enrollment.acme.problems import Problem
@@ -66,6 +66,8 @@ async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> li
     usable = await store.usable_authorizations(tx, call.account_id, mode, asked, _LASTING)
     ids = {(row["kind"], row["value"], row["wildcard"]): str(row["id"]) for row in usable}
     new = [_row(call, one) for one in wanted if (one.kind, one.value, one.wildcard) not in ids]
+    if new and mode != TRUST:
+        await failures.check(call, tx, [row["value"] for row in new])
     if new:
         await store.insert_authorizations(tx, new, call.ctx.settings.acme.authz_ttl)
     ids |= {(row["kind"], row["value"], row["wildcard"]): row["id"] for row in new}
@@ -179,6 +181,7 @@ async def respond(call: Call, tx: Transaction) -> tuple[Reply, Row | None]:
     begins = bool(url) and challenge["status"] == "pending" and _status(row) == "pending"
     if begins:
         subject = f"{row['id']} {challenge['type']}"
+        await failures.check(call, tx, [row["value"]])
         await limits.take(tx, "acme challenges", subject, call.ctx.settings.acme.responds_per_hour, _HOUR)
         challenge |= {"status": "processing", "account_url": call.account_url}
         await store.set_authorization(tx, row["id"], row["status"], row["challenges"])

@@ -41,6 +41,7 @@ class ACMESettings:
     concurrent_orders: int
     key_changes_per_hour: int
     responds_per_hour: int
+    failures_per_hour: int
     terms_url: str
     website: str
     caa_identities: tuple[str, ...]
@@ -77,6 +78,7 @@ def load(env: Environment) -> ACMESettings:
         concurrent_orders=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS", 5, _count),
         key_changes_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_KEY_CHANGE_PER_HOUR", 5, _count),
         responds_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR", 60, _count),
+        failures_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_FAILED_VALIDATIONS_PER_HOUR", 20, _count),
         terms_url=env.read("CERTCTL_ACME_SERVER_TOS_URL", "", _url),
         website=env.read("CERTCTL_ACME_SERVER_WEBSITE", "", _url),
         caa_identities=identities,

@@ -15,10 +15,11 @@ import structlog
 
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
-from coordinator.enrollment.acme import counting, store
+from coordinator.enrollment.acme import counting, failures, store
 from coordinator.enrollment.acme.calls import Call
 from coordinator.enrollment.acme.problems import Problem
 from coordinator.enrollment.acme.validation.service import CAA, Asked, Busy, Failed, Settings, Validator
+from core.acme import URN
 from core.crash import crash_point
 from core.names import Name, NameKind
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _BATCH = 50
+_OUR_FAULT = URN + "serverInternal"
 
 
 class Pending(NamedTuple):
@@ -135,6 +137,8 @@ async def _note(ctx: Context, pending: Pending, outcome: Mapping[str, Any]) -> N
             return
         challenge |= outcome
         await store.set_authorization(tx, row["id"], outcome["status"], row["challenges"])
+        if outcome.get("error", {}).get("type", _OUR_FAULT) != _OUR_FAULT:
+            await failures.count(ctx, tx, row["account_id"], row["value"])
         details = {
             "type": pending.asked.type,
             "identifier": str(pending.asked.name),
