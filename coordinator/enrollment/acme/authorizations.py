@@ -49,7 +49,7 @@ class _Update(msgspec.Struct):
 def _types(call: Call, wanted: Wanted) -> tuple[str, ...]:
     """Return the challenges that can prove a name: a wildcard by DNS alone (section 8.4), an address not by it.
 
-    dns-persist-01 comes last and only where it is asked for: it has no token, and some clients give up at such a one.
+    dns-persist-01 comes last and only where it is asked for: it has no token, and some clients go no further than that.
     """
     if wanted.kind == "ip":
         return acme.HTTP_01, acme.TLS_ALPN_01
