@@ -180,7 +180,7 @@ async def create_key(call: Call[CreateEABKey, NoQuery]) -> CreatedEABKey:
     for place, profile_id in enumerate(body.profile_ids):
         if profile_id not in known:
             raise InvalidInput.of(f"profile_ids[{place}]", f"there is no profile {profile_id}")
-    key_id, value = new_id("eab"), os.urandom(_KEY_BYTES)
+    key_id, value = new_id("eab"), new_hmac_key()
     sealed = ctx.sealer.seal(Secret(value), sealing_place(key_id))
     plain = {name: getattr(body, name) for name in body.__struct_fields__}
     plain |= {"profile_ids": list(body.profile_ids), "allowed_names": list(body.allowed_names)}
@@ -195,6 +195,13 @@ async def create_key(call: Call[CreateEABKey, NoQuery]) -> CreatedEABKey:
     return CreatedEABKey(
         key_id, body.name, acme.encode(value), f"{ctx.settings.url}/acme/profile/{profile}/directory" if profile else ""
     )
+
+
+def new_hmac_key() -> bytes:
+    """Return a new key. Its base64url begins with no hyphen: clients' command lines would take that for an option."""
+    while acme.encode(value := os.urandom(_KEY_BYTES)).startswith("-"):
+        pass
+    return value
 
 
 async def list_keys(call: Call[NoBody, EABKeyQuery]) -> Page[EABKey] | Streamed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey
 
+from coordinator.enrollment.acme import routes
 from core import acme
 from tests.coordinator.acme.client import ON, Client, new_key, refused, signed
 from tests.coordinator.world import World, open_world, problem, variables
@@ -219,6 +221,13 @@ async def test_keys_are_for_their_profiles_and_their_owners(closed: World) -> No
         "acme",
         "prof-other",
     )
+
+
+def test_an_hmac_key_does_not_begin_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certbot refuses ``--eab-hmac-key -Pj4…``."""
+    drawn = iter([b"\xf8" * 32, b"\xfb" + bytes(31), bytes(32)])
+    monkeypatch.setattr(os, "urandom", lambda _size: next(drawn))
+    assert routes.new_hmac_key() == bytes(32)
 
 
 async def test_the_hmac_key_is_nowhere(closed: World) -> None:
