@@ -10,6 +10,7 @@ from coordinator.certificates import store, wishes
 from coordinator.certificates.views import CertificateBody
 from coordinator.database.connection import Transaction
 from coordinator.policies import service as policies
+from coordinator.profiles.service import Profile
 from core.crash import crash_point
 from core.ids import new_id
 from core.keys import KeyAlgorithm
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 
 
 class Enrolled(NamedTuple):
-    """What a client wants, and whose its certificate is; ``lifetime_s`` None is the profile's."""
+    """What a client wants, and whose its certificate is; ``lifetime_s`` None is the profile's.
+
+    The profile is as it was read in the same transaction.
+    """
 
     source: str
     names: Sequence[Name]
-    profile_id: str
+    profile: Profile
     key_algorithm: KeyAlgorithm
     lifetime_s: int | None
     owner_id: str
@@ -37,10 +41,10 @@ async def create(tx: Transaction, caller: Caller, wanted: Enrolled) -> str:
 
     Raises ``Refused`` for what the profile or a rule forbids.
     """
-    certificate_id, values = new_id("mc"), await wishes.row_of(tx, _body(wanted))
+    certificate_id, values = new_id("mc"), wishes.row_under(wanted.profile, _body(wanted))
     await store.TABLE.insert(tx, certificate_id, {**values, "source": wanted.source})
     await policies.check(tx, certificate_id)
-    told = {"source": wanted.source, "names": [str(name) for name in wanted.names], "profile_id": wanted.profile_id}
+    told = {"source": wanted.source, "names": [str(name) for name in wanted.names], "profile_id": wanted.profile.id}
     await audit.record(tx, caller.actor, "certificate.created", "certificate", certificate_id, told, caller.request_id)
     crash_point("certificate.enrolled")
     return certificate_id
@@ -52,7 +56,7 @@ async def order_again(tx: Transaction, certificate_id: str, wanted: Enrolled) ->
     One that was archived is taken up again.
     """
     (before,) = await store.locked(tx, [certificate_id])
-    values = await wishes.row_of(tx, _body(wanted))
+    values = wishes.row_under(wanted.profile, _body(wanted))
     kept = {
         name: before[name]
         for name in ("name", "common_name", "names", "renewal_policy_id", "owner_id", "team_id", "environment", "tags")
@@ -69,7 +73,7 @@ def _body(wanted: Enrolled) -> CertificateBody:
     return CertificateBody(
         common_name=names[0].value,
         sans=tuple(name.value for name in names[1:]),
-        profile_id=wanted.profile_id,
+        profile_id=wanted.profile.id,
         owner_id=wanted.owner_id,
         team_id=wanted.team_id,
         environment=wanted.environment,

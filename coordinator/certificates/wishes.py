@@ -11,6 +11,7 @@ from coordinator.certificates.views import CertificateBody, Owned
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 from coordinator.profiles import service as profiles
+from coordinator.profiles.service import Profile
 from core.errors import Conflict, FieldError, InvalidInput
 from core.names import Name, NameKind, parse_name
 
@@ -37,10 +38,15 @@ async def row_of(conn: Connection, body: CertificateBody, before: Row | None = N
     Raises ``InvalidInput`` for names and a profile that do not exist, ``Refused`` for what the profile forbids. A
     change that leaves the content alone is not held against a profile that may have become stricter meanwhile.
     """
-    names = wanted_names(body.common_name, body.sans)
     profile = await profiles.get(conn, body.profile_id)
     if profile is None:
         raise InvalidInput.of("profile_id", f"there is no profile {body.profile_id}")
+    return row_under(profile, body, before)
+
+
+def row_under(profile: Profile, body: CertificateBody, before: Row | None = None) -> dict[str, Any]:
+    """Return the same under the body's profile as it was read in this transaction."""
+    names = wanted_names(body.common_name, body.sans)
     row: dict[str, Any] = {
         "name": body.name or names[0].value,
         "common_name": names[0].value,

@@ -40,7 +40,6 @@ from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
 from coordinator.ordering import queue
 from coordinator.policies import service as policies
-from coordinator.profiles import service as profiles
 from coordinator.profiles.service import Profile
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.web.table import Actor
@@ -130,7 +129,11 @@ async def _submit(ctx: Context, actor: Actor, job_id: str, submission: CSRSubmis
             detail = f"job {job_id} was answered with another key already; use the key that was submitted first"
             raise Conflict(detail)
     crash_point("issuance.intent")
-    return await _finish(ctx, actor, job_id, request_id)
+    version_id = await _finish(ctx, actor, job_id, request_id)
+    if version_id is None:
+        return CSRAnswer("pending")
+    async with ctx.db.connection() as conn:
+        return CSRAnswer("issued", version_id, await store.chain_of(conn, version_id))
 
 
 async def _accept(
@@ -141,9 +144,8 @@ async def _accept(
     if job["kind"] != JobKind.ISSUANCE:
         detail = f"job {job['id']} is a {job['kind']} and takes no CSR"
         raise Conflict(detail)
-    certificate = await store.wanted(tx, job["certificate_id"])
-    assert certificate is not None  # noqa: S101 - the job's foreign key
-    profile = await _check(tx, certificate, job["agent_id"], facts)
+    certificate, profile = await _order_of(tx, job["certificate_id"])
+    await _check(tx, certificate, profile, job["agent_id"], facts)
     asked = approvals.wanted(certificate, profile, facts.spki_sha256, submission.csr)
     waits = await approvals.needed(tx, job, profile, asked)
     serial = await _intend(ctx, tx, job, certificate, Intent("agent", str(actor), facts, submission.csr, waits))
@@ -224,19 +226,16 @@ async def _accepted(tx: Transaction, actor: Actor, job: Columns, facts: CSRFacts
     await audit.record(tx, actor, "certificate.csr_accepted", "certificate", job["certificate_id"], details, request_id)
 
 
-async def _check(tx: Transaction, certificate: Row, holder: str | None, facts: CSRFacts) -> Profile:
-    """Return the profile; raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
+async def _check(tx: Transaction, certificate: Row, profile: Profile, holder: str | None, facts: CSRFacts) -> None:
+    """Raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
     if holder is None:
         taken = await store.key_refused(tx, facts.spki_sha256, CLIENT)
     else:
         taken = await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder)
     _check_wanted(certificate, facts, taken)
-    profile = await profiles.get(tx, certificate["profile_id"])
-    assert profile is not None  # noqa: S101 - the certificate's foreign key
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
     profile.check(names, facts.key_algorithm, certificate["lifetime_s"], certificate["issuer_id"])
     await policies.check(tx, certificate["id"])
-    return profile
 
 
 def _check_wanted(certificate: Row, facts: CSRFacts, key_taken: bool) -> None:  # noqa: FBT001 - one more finding
@@ -278,9 +277,7 @@ async def still_wanted(tx: Transaction, job: Row, asked: approvals.Wanted) -> bo
 async def _order_of(tx: Transaction, certificate_id: str) -> tuple[Row, Profile]:
     certificate = await store.wanted(tx, certificate_id)
     assert certificate is not None  # noqa: S101 - the request's foreign key
-    profile = await profiles.get(tx, certificate["profile_id"])
-    assert profile is not None  # noqa: S101 - the certificate's foreign key
-    return certificate, profile
+    return certificate, msgspec.convert(certificate["profile"], Profile)
 
 
 async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.Wanted) -> None:
@@ -290,9 +287,9 @@ async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.W
     """
     request = await store.request_of_job(tx, job["id"], lock=True)
     assert request is not None  # noqa: S101 - a job that waits for approval has one
-    certificate, _ = await _order_of(tx, request["certificate_id"])
+    certificate, profile = await _order_of(tx, request["certificate_id"])
     facts, _ = read_csr(request["csr"])
-    await _check(tx, certificate, job["agent_id"], facts)
+    await _check(tx, certificate, profile, job["agent_id"], facts)
     if certificate["issuer_type"] != LOCAL:
         _check_enabled(certificate)
         await store.order_request(tx, request["id"], msgspec.to_builtins(approved))
@@ -323,12 +320,14 @@ def _validity(ctx: Context, lifetime_s: int, authority: LocalIssuer) -> tuple[da
     return now - timedelta(seconds=int(backdating(lifetime).total_seconds())), end
 
 
-async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> CSRAnswer:
-    """Take steps 2 and 3, from the stored intent alone; whoever comes second finds the first one's answer."""
+async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> str | None:
+    """Take steps 2 and 3, from the stored intent alone; return the version, None while persons are asked.
+
+    Whoever comes second finds the first one's version.
+    """
     started = time.perf_counter()
     async with ctx.db.transaction() as tx:
-        await bindings.lock_certificate_of(tx, job_id)
-        request = await store.request_of_job(tx, job_id, lock=True)
+        request = await store.request_to_finish(tx, job_id)
         if request is None:
             detail = f"job {job_id} has no request"
             raise NotFound(detail)
@@ -338,17 +337,16 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> C
             job = await jobs.lock(tx, job_id)
             jobs.check_unfinished(job)
             if request["state"] in {"waiting", "ordering"}:
-                return CSRAnswer("pending")
+                return None
             with tracing.rejoined(await jobs.trace_of(tx, job["run_id"])):  # an approver's request is not of it
                 version_id = await _issue(ctx, tx, actor, job, request, request_id)
-        chain = await store.chain_of(tx, version_id) if version_id else ()
     if version_id is None:
         detail = f"job {job_id} is cancelled: {OUTDATED.cause}"
         raise StaleLease(detail)
     crash_point("issuance.stored")
     if fresh:
         metrics.issued(LOCAL, time.perf_counter() - started)
-    return CSRAnswer("issued", version_id, chain)
+    return version_id
 
 
 async def _issue(ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, request_id: str) -> str | None:
@@ -453,11 +451,9 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
         "der": signed.der,
         "chain": [fingerprint(der) for der in signed.chain],
     }
-    await store.insert_version(tx, version)
-    await store.finish_request(tx, request["id"], version_id)
+    await store.answer(tx, request["id"], version)
     await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
     if job["agent_id"] is None:  # its holder renews it by itself
-        await store.stand_anew(tx, job["certificate_id"])
         tx.wake(renewal_policies.RENEWALS_TOPIC)
         return version_id, facts.serial
     validity = facts.not_before, facts.not_after

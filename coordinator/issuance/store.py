@@ -11,24 +11,36 @@ from coordinator.database.driver import Record as Row
 
 
 async def wanted(conn: Connection, certificate_id: str) -> Row | None:
-    """Return what a certificate should be like."""
+    """Return what a certificate should be like, with its ``profile`` as JSON."""
     return await conn.fetchrow(
         """
         SELECT certificates.id, common_name, names, profile_id, issuer_id, renewal_policy_id, key_algorithm, lifetime_s,
-          issuers.type AS issuer_type, issuers.enabled AS issuer_enabled
-        FROM certificates JOIN issuers ON issuers.id = issuer_id WHERE certificates.id = $1
+          to_jsonb(profiles) AS profile, issuers.type AS issuer_type, issuers.enabled AS issuer_enabled
+        FROM certificates JOIN profiles ON profiles.id = profile_id JOIN issuers ON issuers.id = issuer_id
+        WHERE certificates.id = $1
         """,
         certificate_id,
     )
 
 
+_REQUEST = """requests.id, source, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial,
+  not_before, not_after, version_id, approved, created_at"""
+
+
 async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -> Row | None:
     """Return the request that a job has led to, locked when asked."""
+    tail = "FOR UPDATE" if lock else ""
+    return await conn.fetchrow(f"SELECT {_REQUEST} FROM issuance_requests AS requests WHERE job_id = $1 {tail}", job_id)
+
+
+async def request_to_finish(conn: Connection, job_id: str) -> Row | None:
+    """Lock the certificate that a job is about, then its request, and return that; jobs that name it may still come."""
     return await conn.fetchrow(
         f"""
-        SELECT id, source, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial, not_before,
-          not_after, version_id, approved, created_at
-        FROM issuance_requests WHERE job_id = $1 {"FOR UPDATE" if lock else ""}
+        WITH certificate AS MATERIALIZED (
+          SELECT id FROM certificates WHERE id = (SELECT certificate_id FROM jobs WHERE id = $1) FOR NO KEY UPDATE)
+        SELECT {_REQUEST} FROM issuance_requests AS requests JOIN certificate ON certificate.id = certificate_id
+        WHERE job_id = $1 FOR UPDATE OF requests
         """,
         job_id,
     )
@@ -70,13 +82,6 @@ async def release_request(
     )
 
 
-async def finish_request(conn: Connection, request_id: str, version_id: str) -> None:
-    """Note which version answers a request."""
-    await conn.execute(
-        "UPDATE issuance_requests SET state = 'issued', version_id = $2 WHERE id = $1", request_id, version_id
-    )
-
-
 async def interrupted(conn: Connection, limit: int) -> list[str]:
     """Return the jobs whose signing began, did not end within ten seconds and is still wanted."""
     rows = await conn.fetch(
@@ -102,25 +107,39 @@ async def next_interrupted(conn: Connection) -> float | None:
     return wait
 
 
-async def insert_version(conn: Connection, version: dict[str, Any]) -> None:
-    """Store a version as its holder's next generation."""
+async def answer(conn: Connection, request_id: str, version: dict[str, Any]) -> None:
+    """Answer a request by a new version, its holder's next generation.
+
+    A certificate that no agent holds stands as the version that a client got: what triggers do for holders.
+    """
     names = list(version)
-    places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
+    places = ", ".join(f"${place}" for place in range(2, len(names) + 2))
     await conn.execute(
         f"""
-        INSERT INTO certificate_versions ({", ".join(names)}, generation)
-        SELECT {places}, coalesce(max(generation), 0) + 1
-        FROM certificate_versions WHERE certificate_id = $2 AND holder = $3
+        WITH version AS (
+          INSERT INTO certificate_versions ({", ".join(names)}, generation)
+          SELECT {places}, coalesce(max(generation), 0) + 1
+          FROM certificate_versions WHERE certificate_id = $3 AND holder = $4
+          RETURNING id, certificate_id, holder, not_after
+        ), certificate AS (
+          UPDATE certificates SET standing = 'issued', expires_at = version.not_after FROM version
+          WHERE certificates.id = version.certificate_id AND version.holder = 'client'
+            AND NOT EXISTS (SELECT FROM holders WHERE holders.certificate_id = version.certificate_id)
+        )
+        UPDATE issuance_requests SET state = 'issued', version_id = version.id FROM version
+        WHERE issuance_requests.id = $1
         """,
+        request_id,
         *version.values(),
     )
 
 
 async def save_issuer_certificates(conn: Connection, certificates: Sequence[tuple[str, bytes]]) -> None:
     """Store issuer certificates by fingerprint, each once."""
-    await conn.executemany(
-        "INSERT INTO issuer_certificates (fingerprint, der) VALUES ($1, $2) ON CONFLICT DO NOTHING", certificates
-    )
+    if certificates:
+        await conn.executemany(
+            "INSERT INTO issuer_certificates (fingerprint, der) VALUES ($1, $2) ON CONFLICT DO NOTHING", certificates
+        )
 
 
 async def chain_of(conn: Connection, version_id: str) -> tuple[bytes, ...]:
@@ -169,8 +188,3 @@ async def key_refused(conn: Connection, spki_sha256: str, holder: str) -> bool:
             holder,
         )
     )
-
-
-async def stand_anew(conn: Connection, certificate_id: str) -> None:
-    """Have a certificate stand as its newest version says, which a client holds: no trigger does that."""
-    await conn.execute("SELECT stand_anew(ARRAY[$1])", certificate_id)

@@ -15,6 +15,7 @@ from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_auth
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Record as Row
 from coordinator.database.sealed import SealedColumn
 from coordinator.issuers import secrets, store
 from coordinator.web.table import Actor
@@ -123,12 +124,12 @@ async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:
     """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not sign."""
-    issuer = await store.get(tx, issuer_id)
-    if issuer is None or not issuer["enabled"]:
-        stand = "switched off" if issuer else "not there"
+    row = await store.signing_key(tx, issuer_id, ski)
+    if row is None or not row["enabled"]:
+        stand = "switched off" if row else "not there"
         detail = f"issuer {issuer_id} is {stand}; choose another issuer for the certificate"
         raise Refused(detail)
-    return await _key(ctx, tx, issuer_id, ski)
+    return _opened(ctx, issuer_id, row)
 
 
 async def check_there(conn: Connection, issuer_id: str) -> None:
@@ -144,9 +145,13 @@ async def current(ctx: Context, conn: Connection, issuer_id: str) -> LocalIssuer
 
 
 async def _key(ctx: Context, tx: Connection, issuer_id: str, ski: str | None) -> LocalIssuer:
-    """Return a key of an issuer, opened at most once in this process; raise ``NotFound``."""
-    row = await store.key(tx, issuer_id, ski)
-    if row is None:
+    """Return a key of an issuer; raise ``NotFound``."""
+    return _opened(ctx, issuer_id, await store.key(tx, issuer_id, ski))
+
+
+def _opened(ctx: Context, issuer_id: str, row: Row | None) -> LocalIssuer:
+    """Return a key, opened at most once in this process."""
+    if row is None or row["ski"] is None:
         raise _no_key(issuer_id)
     name, chain = (issuer_id, str(row["ski"])), tuple(row["chain"])
     cached = ctx.signers.get(name)

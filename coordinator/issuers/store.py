@@ -133,6 +133,19 @@ async def key(conn: Connection, issuer_id: str, ski: str | None = None) -> Row |
     )
 
 
+async def signing_key(conn: Connection, issuer_id: str, ski: str | None = None) -> Row | None:
+    """Return whether an issuer is switched on, with such a key of it; the key's columns are null where it has none."""
+    return await conn.fetchrow(
+        """
+        SELECT enabled, ski, chain, sealed_key FROM issuers LEFT JOIN issuer_keys
+          ON issuer_id = issuers.id AND CASE WHEN $2::text IS NULL THEN is_current ELSE ski = $2 END
+        WHERE issuers.id = $1
+        """,
+        issuer_id,
+        ski,
+    )
+
+
 async def keys(conn: Connection) -> list[Row]:
     """Return every sealed key, for a check at start that they open."""
     return await conn.fetch("SELECT issuer_id, ski, sealed_key FROM issuer_keys")

@@ -61,17 +61,12 @@ def _types(call: Call, wanted: Wanted) -> tuple[str, ...]:
 
 async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> list[str]:
     """Return an authorization for each name, those that are valid already included, in the order of the names."""
-    asked = [(one.kind, one.value, one.wildcard) for one in wanted]
-    mode = call.mode
-    usable = await store.usable_authorizations(tx, call.account_id, mode, asked, _LASTING)
-    ids = {(row["kind"], row["value"], row["wildcard"]): str(row["id"]) for row in usable}
-    new = [_row(call, one) for one in wanted if (one.kind, one.value, one.wildcard) not in ids]
-    if new and mode != TRUST:
-        await failures.check(call, tx, [row["value"] for row in new])
-    if new:
-        await store.insert_authorizations(tx, new, call.ctx.settings.acme.authz_ttl)
-    ids |= {(row["kind"], row["value"], row["wildcard"]): row["id"] for row in new}
-    return [ids[each] for each in asked]
+    ttl = call.ctx.settings.acme.authz_ttl
+    rows = await store.authorizations(tx, call.account_id, [_row(call, one) for one in wanted], ttl, _LASTING)
+    new = [one.value for one, row in zip(wanted, rows, strict=True) if row["is_new"]]
+    if new and call.mode != TRUST:
+        await failures.check(call, tx, new)
+    return [row["id"] for row in rows]
 
 
 def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
@@ -85,7 +80,6 @@ def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
     types = _types(call, wanted)[:1] if trusted else _types(call, wanted)
     return {
         "id": new_id("acz"),
-        "account_id": call.account_id,
         "kind": wanted.kind,
         "value": wanted.value,
         "wildcard": wanted.wildcard,

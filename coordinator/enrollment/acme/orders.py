@@ -77,21 +77,20 @@ async def create(call: Call, tx: Transaction) -> Reply:
         "not_after": body.not_after,
         "replaces": body.replaces,
     }
-    await _insert(call, tx, order)
-    row = await store.order(tx, str(order["id"]), call.account_id)
-    assert row is not None  # noqa: S101 - it was inserted in this transaction
+    row = await _insert(call, tx, order)
     return Reply(shown(call, row), HTTPStatus.CREATED, {"Location": f"{call.base}/order/{order['id']}"})
 
 
-async def _insert(call: Call, tx: Transaction, order: dict[str, Any]) -> None:
+async def _insert(call: Call, tx: Transaction, order: dict[str, Any]) -> Row:
     try:
-        await store.insert_order(tx, order, call.ctx.settings.acme.order_ttl)
+        row = await store.insert_order(tx, order, call.ctx.settings.acme.order_ttl)
     except driver.UniqueViolation as error:
         raise _replaced_already(str(order["replaces"])) from error
     details = {name: order[name] for name in ("profile_id", "replaces", "authorization_ids")}
     details["identifiers"] = [identifier["value"] for identifier in order["identifiers"]]
     await audit.record(tx, call.actor, "acme_order.created", "acme_order", order["id"], details, call.request_id)
     crash_point("acme.order_created")
+    return row
 
 
 def _lifetime_s(call: Call, body: NewOrder) -> int:
@@ -253,31 +252,32 @@ def _check_csr(facts: CSRFacts, ordered: frozenset[Name]) -> None:
 async def _enroll(
     call: Call, tx: Transaction, row: Row, facts: CSRFacts, csr: bytes, ordered: Sequence[Name]
 ) -> tuple[str, str]:
-    owner = await store.ownership(tx, call.account_id)
+    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(ordered)).encode()).hexdigest()
+    known = await store.certificate_of(tx, call.account_id, digest)
+    assert known is not None  # noqa: S101 - the account has signed this request
+    bound = known["owner_id"] is not None
     wanted = Enrolled(
         source="acme",
         names=ordered,
-        profile_id=row["profile_id"],
+        profile=call.profile,
         key_algorithm=facts.key_algorithm,
         lifetime_s=_ordered_lifetime(row, call.ctx.clock.now()),
-        owner_id=owner["owner_id"] if owner else "default",
-        team_id=owner["team_id"] if owner else "default",
-        environment=owner["environment"] if owner else "",
+        owner_id=known["owner_id"] if bound else "default",
+        team_id=known["team_id"] if bound else "default",
+        environment=known["environment"] if bound else "",
     )
-    certificate_id = await _certificate(call, tx, wanted)
+    if (certificate_id := known["certificate_id"]) is None:
+        certificate_id = await _create(call, tx, digest, wanted)
+    else:
+        await enrolling.order_again(tx, certificate_id, wanted)
     enrolment = issuance.Enrolment(
-        "acme", certificate_id, facts, csr, _validity(call, row), [owner["created_by"]] if owner else []
+        "acme", certificate_id, facts, csr, _validity(call, row), [known["created_by"]] if bound else []
     )
     return certificate_id, await issuance.enroll(call.ctx, tx, call.actor, enrolment, call.request_id)
 
 
-async def _certificate(call: Call, tx: Transaction, wanted: Enrolled) -> str:
-    """Return the one certificate of this account for these names, locked, with what is wanted now."""
-    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(wanted.names)).encode()).hexdigest()
-    certificate_id = await store.certificate_of(tx, call.account_id, digest)
-    if certificate_id is not None:
-        await enrolling.order_again(tx, certificate_id, wanted)
-        return certificate_id
+async def _create(call: Call, tx: Transaction, digest: str, wanted: Enrolled) -> str:
+    """Make the one certificate of this account for these names."""
     certificate_id = await enrolling.create(tx, call.caller, wanted)
     try:
         await store.insert_certificate(tx, call.account_id, digest, certificate_id)

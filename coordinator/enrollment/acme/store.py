@@ -118,53 +118,39 @@ async def eab_key(conn: Connection, key_id: str) -> Row | None:
     )
 
 
-async def ownership(conn: Connection, account_id: str) -> Row | None:
-    """Return whose the certificates of an account are, and who made the key that it was bound with."""
-    return await conn.fetchrow(
-        """
-        SELECT owner_id, team_id, environment, created_by FROM acme_eab_keys
-        WHERE id = (SELECT eab_key_id FROM acme_accounts WHERE id = $1)
-        """,
-        account_id,
-    )
-
-
-async def usable_authorizations(
-    conn: Connection, account_id: str, mode: str, names: Sequence[tuple[str, str, bool]], until: timedelta
+async def authorizations(
+    conn: Connection, account_id: str, wanted: Sequence[Mapping[str, Any]], ttl: timedelta, lasting: timedelta
 ) -> list[Row]:
-    """Return valid authorizations of an account for these (kind, value, wildcard) that last a while.
+    """Return the id of an authorization for each that is wanted, in their order, and whether it ``is_new``.
 
-    Those by dns-persist-01 are not among them: their record stays, so that each order looks at it anew.
+    That is one of the account that is valid and lasts a while, or else the wanted row itself, stored now. One by
+    dns-persist-01 is not taken again: its record stays, so that each order looks at it anew.
     """
     return await conn.fetch(
         """
-        SELECT DISTINCT ON (kind, value, wildcard) id, kind, value, wildcard FROM acme_authorizations
-        JOIN unnest($3::text[], $4::text[], $5::boolean[]) AS asked (kind, value, wildcard)
-          USING (kind, value, wildcard)
-        WHERE account_id = $1 AND mode = $2 AND status = 'valid' AND expires_at > now() + $6::interval
-          AND NOT challenges @> '[{"type": "dns-persist-01", "status": "valid"}]'
-        ORDER BY kind, value, wildcard, expires_at DESC
+        WITH wanted AS (
+          SELECT new.*, found.id AS found_id
+          FROM ROWS FROM (jsonb_to_recordset($2::jsonb) AS (id text, kind text, value text, wildcard boolean, mode text,
+            status text, challenges jsonb)) WITH ORDINALITY
+            AS new (id, kind, value, wildcard, mode, status, challenges, place)
+          LEFT JOIN LATERAL (
+            SELECT a.id FROM acme_authorizations AS a
+            WHERE a.account_id = $1 AND a.kind = new.kind AND a.value = new.value AND a.wildcard = new.wildcard
+              AND a.mode = new.mode AND a.status = 'valid' AND a.expires_at > now() + $4::interval
+               AND NOT a.challenges @> '[{"type": "dns-persist-01", "status": "valid"}]'
+            ORDER BY a.expires_at DESC LIMIT 1) AS found ON true
+        ), stored AS (
+          INSERT INTO acme_authorizations
+            (id, account_id, kind, value, wildcard, mode, status, challenges, expires_at)
+          SELECT id, $1, kind, value, wildcard, mode, status, challenges, now() + $3::interval
+          FROM wanted WHERE found_id IS NULL
+        )
+        SELECT coalesce(found_id, id) AS id, found_id IS NULL AS is_new FROM wanted ORDER BY place
         """,
         account_id,
-        mode,
-        [kind for kind, _, _ in names],
-        [value for _, value, _ in names],
-        [wildcard for _, _, wildcard in names],
-        until,
-    )
-
-
-async def insert_authorizations(conn: Connection, rows: Sequence[Mapping[str, Any]], ttl: timedelta) -> None:
-    """Store new authorizations."""
-    await conn.execute(
-        """
-        INSERT INTO acme_authorizations (id, account_id, kind, value, wildcard, mode, status, challenges, expires_at)
-        SELECT id, account_id, kind, value, wildcard, mode, status, challenges, now() + $2::interval
-        FROM jsonb_to_recordset($1::jsonb) AS new (id text, account_id text, kind text, value text, wildcard boolean,
-          mode text, status text, challenges jsonb)
-        """,
-        list(rows),
+        list(wanted),
         ttl,
+        lasting,
     )
 
 
@@ -194,17 +180,21 @@ async def set_authorization(
     )
 
 
-async def insert_order(conn: Connection, order: Mapping[str, Any], ttl: timedelta) -> None:
-    """Store an order."""
-    await conn.execute(
-        """
-        INSERT INTO acme_orders (id, account_id, profile_id, identifiers, authorization_ids, not_before, not_after,
-          replaces, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::interval)
+async def insert_order(conn: Connection, order: Mapping[str, Any], ttl: timedelta) -> Row:
+    """Store an order; return it with all that its status depends on, as ``order`` does."""
+    row = await conn.fetchrow(
+        f"""
+        WITH acme_orders AS (
+          INSERT INTO acme_orders (id, account_id, profile_id, identifiers, authorization_ids, not_before, not_after,
+            replaces, expires_at)
+          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::interval) RETURNING *)
+        SELECT {ORDER} FROM {ORDERS}
         """,
         *order.values(),
         ttl,
     )
+    assert row is not None  # noqa: S101 - it was inserted
+    return row
 
 
 async def open_orders(conn: Connection, account_id: str) -> int:
@@ -322,14 +312,21 @@ async def validated_names(conn: Connection, account_id: str) -> set[tuple[str, s
     return {(row["kind"], row["value"], row["wildcard"]) for row in rows}
 
 
-async def certificate_of(conn: Connection, account_id: str, names_sha256: str) -> str | None:
-    """Return the certificate of an account for a set of names."""
-    certificate_id: str | None = await conn.fetchval(
-        "SELECT certificate_id FROM acme_certificates WHERE account_id = $1 AND names_sha256 = $2",
+async def certificate_of(conn: Connection, account_id: str, names_sha256: str) -> Row | None:
+    """Return the certificate of an account for a set of names, null where there is none, and whose it is or would be.
+
+    That is said by the external account that the account was bound with; ``owner_id`` is null where there is none.
+    """
+    return await conn.fetchrow(
+        """
+        SELECT certificate_id, owner_id, team_id, environment, created_by
+        FROM acme_accounts AS accounts LEFT JOIN acme_eab_keys AS keys ON keys.id = eab_key_id
+        LEFT JOIN acme_certificates AS found ON found.account_id = accounts.id AND names_sha256 = $2
+        WHERE accounts.id = $1
+        """,
         account_id,
         names_sha256,
     )
-    return certificate_id
 
 
 async def insert_certificate(conn: Connection, account_id: str, names_sha256: str, certificate_id: str) -> None:
