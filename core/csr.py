@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -66,9 +68,11 @@ def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
             return hashes.SHA256()
 
 
+@lru_cache(maxsize=128)
 def read_csr(der: bytes, *, field: str = "csr") -> tuple[CSRFacts, PublicKey]:
     """Parse a DER request and check its signature (proof of possession) and its key.
 
+    The gate reads one when it comes and again when it is signed; what was read lately is known still.
     Raises ``InvalidInput`` that names ``field`` when it cannot be parsed, the signature does not fit, the key is weak
     or of a kind that is not offered, or a name is malformed.
     """
