@@ -33,13 +33,16 @@ async def record(
     details: Mapping[str, object] | None = None,
     request_id: str = "",
 ) -> None:
-    """Append one event.
+    """Append one event; in a transaction it is stored at the end, with the other events of it.
 
     ``details`` has plain values, lists of them, and structs. What a struct's schema marks as secret or personal is
     replaced by stars, see ``core.marks``; a mapping inside of it has no schema and is refused with ``TypeError``.
     """
     if not isinstance(details, Described):
         details = {name: without_marked(value) for name, value in (details or {}).items()}
-    await store.insert(conn, (str(actor), action, resource_type, resource_id, request_id, details))
+    event = (str(actor), action, resource_type, resource_id, request_id, details)
     if isinstance(conn, Transaction):
+        conn.gather(store.insert, event)
         conn.wake(SEALING)
+    else:
+        await store.insert(conn, [event])

@@ -6,7 +6,7 @@ months, beginning an era – is done by functions of the database that allow no 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -33,14 +33,17 @@ LISTING = Listing(
 )
 
 
-async def insert(conn: Connection, values: tuple[Any, ...]) -> None:
-    """Append one event: actor, action, resource type, resource id, request id, details."""
+async def insert(conn: Connection, events: Sequence[tuple[Any, ...]]) -> None:
+    """Append events in their order: actor, action, resource type, resource id, request id, details of each."""
     await conn.execute(
         """
         INSERT INTO audit_events (actor, action, resource_type, resource_id, request_id, details)
-        VALUES ($1, $2, $3, $4, $5, $6)
+        SELECT actor, action, resource_type, resource_id, request_id, details
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[]) WITH ORDINALITY
+          AS events (actor, action, resource_type, resource_id, request_id, details, place)
+        ORDER BY place
         """,
-        *values,
+        *(list(column) for column in zip(*events, strict=True)),
     )
 
 

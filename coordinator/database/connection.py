@@ -8,13 +8,17 @@ store knows what they mean. Statements are prepared and cached by the driver; ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from coordinator.database import driver
 from coordinator.database.driver import RawConnection, Record, Value
 from core.errors import DeadlineExceeded, Transient
 
 STREAM_ROWS = 500
+Row: TypeAlias = tuple[object, ...]
+Insert: TypeAlias = "Callable[[Connection, Sequence[Row]], Awaitable[None]]"
+"""What stores any number of rows in one statement."""
 
 
 class Connection:
@@ -58,6 +62,17 @@ class Transaction(Connection):
         super().__init__(raw)
         self.topics: dict[str, None] = {}
         self.callbacks: list[Callable[[], None]] = []
+        self._gathered: list[tuple[Insert, Row]] = []
+
+    def gather(self, insert: Insert, row: Row) -> None:
+        """Have a row stored as the last thing in this transaction, together with all others of the same ``insert``."""
+        self._gathered.append((insert, row))
+
+    async def store_gathered(self) -> None:
+        """Store what was gathered; for the end of the transaction."""
+        for insert in dict.fromkeys(insert for insert, _ in self._gathered):
+            await insert(self, [row for each, row in self._gathered if each is insert])
+        self._gathered.clear()
 
     def wake(self, *topics: str) -> None:
         """Wake whoever waits for these topics, on every replica, once this is committed; nobody if it is not."""
@@ -69,15 +84,15 @@ class Transaction(Connection):
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Undo only the block when it raises, its wake-ups as well; the transaction can go on."""
-        topics, callbacks = dict(self.topics), list(self.callbacks)
+        """Undo only the block when it raises, its wake-ups and gathered rows as well; the transaction can go on."""
+        topics, callbacks, gathered = dict(self.topics), list(self.callbacks), list(self._gathered)
         with translated(self._raw):
             inner = self._raw.transaction()
             await inner.start()
         try:
             yield
         except BaseException:
-            self.topics, self.callbacks = topics, callbacks
+            self.topics, self.callbacks, self._gathered = topics, callbacks, gathered
             with translated(self._raw):
                 await inner.rollback()
             raise

@@ -112,6 +112,7 @@ class Database:
             tx = Transaction(raw)
             async with _committed(raw):
                 yield tx
+                await tx.store_gathered()
             sound = True
         finally:
             await self._release(raw, sound=sound)
