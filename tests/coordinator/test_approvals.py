@@ -16,8 +16,8 @@ from coordinator.approvals import deciding, store
 from coordinator.bindings import service as bindings
 from coordinator.database import driver
 from coordinator.issuance import service as issuance
+from coordinator.issuance import store as issuance_store
 from coordinator.operations import service as operations
-from coordinator.profiles import service as profiles
 from core.certificates import read_certificate
 from core.errors import Transient
 from tests.coordinator.world import KEYS, FakeAgent, World, bearer, csr_for, done, open_world, problem, variables
@@ -349,7 +349,7 @@ async def test_approvals_fail_open(case: Case, broken: str, monkeypatch: pytest.
     certificate_id, (job_id,) = await case.world.certificate(agent_id=case.agent.id)
     item = await case.agent.item()
     with monkeypatch.context() as patched:
-        patched.setattr(*((profiles, "get") if broken == "profile" else (store, "insert")), unreadable)
+        patched.setattr(*((issuance_store, "wanted") if broken == "profile" else (store, "insert")), unreadable)
         problem(await case.agent.submit(item, csr_for(item)), 503)
         await case.loops()
     assert (await case.state(job_id), await case.versions()) == ("AwaitingCSR", 0)

@@ -19,6 +19,7 @@ from coordinator.certificates import enrolling
 from coordinator.certificates.enrolling import Enrolled
 from coordinator.database import driver
 from coordinator.database.connection import Transaction
+from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.enrollment.acme import authorizations, names, store
 from coordinator.enrollment.acme.calls import Call, Reply
@@ -33,6 +34,7 @@ from core.errors import Conflict, InvalidInput, Refused, Transient
 from core.ids import new_id
 from core.names import Name
 from core.renewal import backdating
+from core.states import JobState
 
 _HOUR = timedelta(hours=1)
 _EARLIEST = timedelta(hours=1)
@@ -155,7 +157,7 @@ async def _of(call: Call, tx: Transaction, *, lock: bool = False) -> Row:
     return row
 
 
-def status_of(row: Row) -> str:
+def status_of(row: Columns) -> str:
     """Return an order's status (section 7.1.6)."""
     if row["error"] is not None:
         return "invalid"
@@ -168,12 +170,12 @@ def status_of(row: Row) -> str:
     return "ready" if all(status == "valid" for status in found) else "pending"
 
 
-def shown(call: Call, row: Row) -> dict[str, Any]:
+def shown(call: Call, row: Columns) -> dict[str, Any]:
     """Return an order as it is sent."""
     return dict(_fields(call, row))
 
 
-def _fields(call: Call, row: Row) -> Iterator[tuple[str, Any]]:
+def _fields(call: Call, row: Columns) -> Iterator[tuple[str, Any]]:
     status, base = status_of(row), call.base
     yield "status", status
     yield "expires", _moment(row["expires_at"])
@@ -192,7 +194,7 @@ def _fields(call: Call, row: Row) -> Iterator[tuple[str, Any]]:
         yield "error", row["error"] or _why(row)
 
 
-def _why(row: Row) -> dict[str, Any]:
+def _why(row: Columns) -> dict[str, Any]:
     if row["job_id"] is not None:
         cause = (row["failure"] or {}).get("cause", "it was cancelled")
         return Problem("serverInternal", f"nothing was issued: {cause}").document()
@@ -205,8 +207,8 @@ def _moment(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def finalize(call: Call, tx: Transaction) -> str:
-    """Take the CSR of an order that is ready (section 7.4); return the job that signs it."""
+async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
+    """Take the CSR of an order that is ready (section 7.4); return the order as it was, and the job that signs it."""
     row = await _of(call, tx, lock=True)
     status = status_of(row)
     if status != "ready":
@@ -223,7 +225,7 @@ async def finalize(call: Call, tx: Transaction) -> str:
     details = {"certificate_id": certificate_id, "job_id": job_id}
     await audit.record(tx, call.actor, "acme_order.finalized", "acme_order", row["id"], details, call.request_id)
     crash_point("acme.order_finalized")
-    return job_id
+    return row, job_id
 
 
 def _read_csr(call: Call) -> tuple[CSRFacts, bytes]:
@@ -303,12 +305,16 @@ def _validity(call: Call, row: Row) -> tuple[datetime, datetime] | None:
     return row["not_before"] or now - backdating(end - now), end
 
 
-async def finished(call: Call, job_id: str) -> Reply:
+async def finished(call: Call, before: Row, job_id: str) -> Reply:
     """Sign what was finalized and return the order; what cannot be signed at once stays ``processing``."""
-    await issuance.finish(call.ctx, call.actor, job_id, call.request_id)
-    async with call.ctx.db.connection() as conn:
-        row = await store.order(conn, call.path["order_id"], call.account_id)
-    assert row is not None  # noqa: S101 - it was finalized just now
+    row: Columns | None
+    version_id = await issuance.finish(call.ctx, call.actor, job_id, call.request_id)
+    if version_id is not None:
+        row = {**dict(before.items()), "job_id": job_id, "job_state": JobState.COMPLETED, "version_id": version_id}
+    else:
+        async with call.ctx.db.connection() as conn:
+            row = await store.order(conn, before["id"], call.account_id)
+        assert row is not None  # noqa: S101 - it was finalized just now
     headers = {"Location": f"{call.base}/order/{row['id']}"}
     if status_of(row) == "processing":
         headers["Retry-After"] = str(POLL_S)

@@ -71,8 +71,8 @@ def _at_once(handler: Handler) -> Callable[[Call, Transaction], Awaitable[tuple[
 
 
 async def _finalize(call: Call, tx: Transaction) -> tuple[Reply, After]:
-    job_id = await orders.finalize(call, tx)
-    return Reply(None), lambda: orders.finished(call, job_id)
+    order, job_id = await orders.finalize(call, tx)
+    return Reply(None), lambda: orders.finished(call, order, job_id)
 
 
 async def _challenge(call: Call, tx: Transaction) -> tuple[Reply, After]:
