@@ -105,6 +105,16 @@ peers-acme: ## Build an ACME client on golang.org/x/crypto/acme and a newer Pebb
 	  -o '$(CURDIR)/$(@D)/' . github.com/letsencrypt/pebble/v2/cmd/pebble
 	@touch $@
 
+STEP_CA_VERSION := v0.30.2
+
+.PHONY: peers-step-ca
+peers-step-ca: .cache/acme/step-ca ## Build step-ca for make bench-acme (needs Go; 3 minutes on two cores)
+
+.cache/acme/step-ca:
+	@command -v '$(GO)' >/dev/null || { echo 'Go was not found; name one: make GO=/path/to/go peers-step-ca'; exit 1; }
+	@CGO_ENABLED=0 GOBIN='$(CURDIR)/$(@D)' nice '$(GO)' install -p 2 -trimpath -ldflags '-s -w' \
+	  github.com/smallstep/certificates/cmd/step-ca@$(STEP_CA_VERSION)
+
 KUBERNETES_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
 KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/kubernetes/$(KUBERNETES_VERSION)
 GO := $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go) go)

@@ -1,234 +1,177 @@
 """How many certificates a second ACME clients get, and how long each takes: order, authorization, finalize, download.
 
-Each client has an account and keeps one connection. certctl is measured in trust mode on PostgreSQL with every commit
-on the disk; Pebble, all in memory and believing every challenge, with the same client in the same run. Clients,
-servers and database share the machine.
+Each client has an account and keeps one connection. certctl is measured on PostgreSQL with every commit on the disk,
+trusting its accounts and proving names by http-01; Pebble, all in memory, believing every challenge and by http-01;
+step-ca by http-01. All with the same client in the same run. Clients, servers and database share the machine. How many
+statements a request costs is counted in a run of its own, by the database.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
+import contextlib
 import shutil
-import ssl
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
-import trustme
-from anyio.from_thread import start_blocking_portal
-from joserfc import jws
-from joserfc.jwk import ECKey
-from joserfc.jws import JWSRegistry
-from joserfc.registry import HeaderParameter
-
-from benchmarks.lab.fleet import JSON, Coordinator
-from benchmarks.lab.processes import Process, free_ports, stopped_at_the_end
+from benchmarks.fleet.measure import cpu_s
+from benchmarks.lab.acmeclient import Answers, Client
+from benchmarks.lab.acmeservers import Server, certctl, pebble, program, step_ca
 from benchmarks.lab.results import save, summary, table
-from coordinator.database.embedded import EmbeddedPostgres
-from core import acme
-from core.csr import build_csr
-from core.keys import KeyAlgorithm, generate
-from core.names import parse_name
 
 GOAL_RATE, GOAL_P99_MS = 100.0, 200.0
-_REGISTRY = JWSRegistry({name: HeaderParameter(name, "str") for name in ("nonce", "url")}, ["ES256"])
-_WAITS = frozenset({"pending", "processing"})
-_POLL_S = 0.005
+TRUST, HTTP_01 = "certctl, trust", "certctl, http-01"
+_WARM_FLOWS, _COUNTED_FLOWS = 10, 25
 
 
-class Client:
-    """An account and its connection; ``requests`` counts what it has asked."""
+class Case(NamedTuple):
+    """A server to measure, whether names are proved by http-01, and the program that it needs."""
 
-    def __init__(self, directory_url: str, ca: Path, number: int) -> None:
-        parts = urlsplit(directory_url)
-        context = ssl.create_default_context(cafile=ca)
-        self._http = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=60)
-        self._key, self._kid, self._nonce = ECKey.generate_key("P-256"), "", ""
-        self._tls_key, self._number, self._count = generate(KeyAlgorithm.ECDSA_P256), number, 0
-        self.requests = 0
-        self._directory = json.loads(self._ask("GET", directory_url)[1])
-        self._ask("HEAD", self._directory["newNonce"])
-        self._kid = self._post(self._directory["newAccount"], {"termsOfServiceAgreed": True})[0]["Location"]
+    name: str
+    server: Callable[[Path, Answers | None], AbstractContextManager[Server]]
+    proves: bool
+    program: str = ""
 
-    def _ask(self, method: str, url: str, body: bytes = b"") -> tuple[Any, bytes]:
-        self.requests += 1
-        headers = {"Content-Type": "application/jose+json"} if body else {}
-        self._http.request(method, urlsplit(url).path, body or None, headers)
-        response = self._http.getresponse()
-        content = response.read()
-        self._nonce = response.headers.get("Replay-Nonce", self._nonce)
-        assert response.status < http.client.BAD_REQUEST, content
-        return response.headers, content
 
-    def _post(self, url: str, payload: dict[str, Any] | None = None) -> tuple[Any, bytes]:
-        who = {"kid": self._kid} if self._kid else {"jwk": self._key.as_dict(private=False)}
-        header = {"alg": "ES256", "nonce": self._nonce, "url": url, **who}
-        plain = b"" if payload is None else json.dumps(payload).encode()
-        protected, body, signature = jws.serialize_compact(header, plain, self._key, registry=_REGISTRY).split(".")
-        return self._ask(
-            "POST", url, json.dumps({"protected": protected, "payload": body, "signature": signature}).encode()
-        )
-
-    def flow(self) -> None:
-        """Get one certificate."""
-        self._count += 1
-        name = f"n{self._count}.c{self._number}.example.test"
-        headers, content = self._post(self._directory["newOrder"], {"identifiers": [{"type": "dns", "value": name}]})
-        order, url = json.loads(content), headers["Location"]
-        for each in order["authorizations"]:
-            authorization = json.loads(self._post(each)[1])
-            if authorization["status"] == "pending":
-                self._post(authorization["challenges"][0]["url"], {})
-        order = self._until(url, order, {"ready"})
-        csr = build_csr(self._tls_key, "", (parse_name(name),))
-        order = json.loads(self._post(order["finalize"], {"csr": acme.encode(csr)})[1])
-        self._post(self._until(url, order, {"valid"})["certificate"])
-
-    def _until(self, url: str, order: JSON, wanted: set[str]) -> JSON:
-        while order["status"] not in wanted:
-            assert order["status"] in _WAITS, order
-            time.sleep(_POLL_S)
-            order = json.loads(self._post(url)[1])
-        return order
+CASES = (
+    Case(TRUST, certctl, proves=False),
+    Case(HTTP_01, certctl, proves=True),
+    Case("Pebble, no challenge", pebble, proves=False, program="pebble"),
+    Case("Pebble, http-01", pebble, proves=True, program="pebble"),
+    Case("step-ca, http-01", step_ca, proves=True, program="step-ca"),
+)
+_OTHERS = {TRUST: "Pebble, no challenge", HTTP_01: "Pebble, http-01"}
 
 
 @dataclass
 class Measured:
-    """What some clients saw in so many seconds."""
+    """What some clients saw in so many seconds, and the processor time that all sides used, in seconds."""
 
     times_ms: list[float] = field(default_factory=list)
     requests: int = 0
     seconds: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Return the certificates a second."""
+        return len(self.times_ms) / self.seconds
 
 
-def measure(directory_url: str, ca: Path, clients: int, seconds: float) -> Measured:
+def measure(server: Server, clients: int, seconds: float, answers: Answers | None = None) -> Measured:
     """Let clients get certificates, each one after another."""
-    made = [Client(directory_url, ca, number) for number in range(clients)]
-    found, lock, end = Measured(), threading.Lock(), time.perf_counter() + seconds
+    made = [Client(server.directory_url, server.ca, number, answers) for number in range(clients)]
+    for client in made:
+        client.flow()  # statements are prepared and pages are there
+    found, lock = Measured(), threading.Lock()
+    before = {"clients": time.process_time(), **{name: cpu_s(pids) for name, pids in server.processes.items()}}
+    began = time.perf_counter()
 
     def work(client: Client) -> None:
         asked = client.requests
-        while time.perf_counter() < end:
-            began = time.perf_counter()
+        while (started := time.perf_counter()) < began + seconds:
             client.flow()
-            passed = (time.perf_counter() - began) * 1000
             with lock:
-                found.times_ms.append(passed)
+                found.times_ms.append((time.perf_counter() - started) * 1000)
         with lock:
             found.requests += client.requests - asked
 
     threads = [threading.Thread(target=work, args=(client,)) for client in made]
-    began = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     found.seconds = time.perf_counter() - began
+    after = {"clients": time.process_time(), **{name: cpu_s(pids) for name, pids in server.processes.items()}}
+    found.cpu_s = {name: after[name] - before[name] for name in after}
     return found
 
 
-@contextmanager
-def certctl(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Run a coordinator on a database that keeps every commit; yield its directory and its root."""
-    embedded = EmbeddedPostgres(folder / "database", settings={"max_wal_size": "4GB"})
-    with start_blocking_portal("asyncio") as portal:
-        dsn = portal.call(embedded.start)
-        env = {
-            "CERTCTL_DATABASE_URL": dsn,
-            "CERTCTL_LOG_LEVEL": "error",
-            "CERTCTL_ACME_SERVER_ENABLED": "true",
-            "CERTCTL_ACME_SERVER_ALLOW_OPEN_TRUST": "true",
-            "CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR": "0",
-            "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "0",
-        }
-        coordinator = Coordinator(folder / "coordinator", env)
-        try:
-            with stopped_at_the_end([coordinator.process]):
-                coordinator.start()
-                yield f"{coordinator.url}/acme/directory", coordinator.ca_path
-        finally:
-            portal.call(embedded.stop)
+def statements(folder: Path, answers: Answers | None) -> dict[str, float]:
+    """Return how many statements each request of a flow costs, and a whole flow with all that goes on beside it."""
+    with certctl(folder, answers, counting=True) as server:
+        client = Client(server.directory_url, server.ca, 0, answers)
+        for _ in range(_WARM_FLOWS):
+            client.flow()
+        started = server.statements()
+        for _ in range(_COUNTED_FLOWS):
+            client.flow()
+        everything = (server.statements() - started) / _COUNTED_FLOWS
+        seen = defaultdict[str, list[int]](list)
 
+        @contextlib.contextmanager
+        def watch(what: str) -> Iterator[None]:
+            before = server.statements()
+            yield
+            seen[what].append(server.statements() - before)
 
-@contextmanager
-def pebble(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Run Pebble, which believes every challenge."""
-    port, management = free_ports(2)
-    authority, ca = trustme.CA(), folder / "pebble-root.pem"
-    own = authority.issue_cert("localhost")
-    authority.cert_pem.write_to_path(ca)
-    own.private_key_pem.write_to_path(folder / "pebble.key")
-    own.cert_chain_pems[0].write_to_path(folder / "pebble.pem")
-    config = {
-        "listenAddress": f"127.0.0.1:{port}",
-        "managementListenAddress": f"127.0.0.1:{management}",
-        "certificate": str(folder / "pebble.pem"),
-        "privateKey": str(folder / "pebble.key"),
-    }
-    (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
-    quick = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
-    process = Process("pebble", ["pebble", "-config", str(folder / "pebble.json")], folder / "pebble.log", quick)
-    with stopped_at_the_end([process]):
-        process.start().await_ready(lambda: _listens(port))
-        yield f"https://localhost:{port}/dir", ca
-
-
-def _listens(port: int) -> bool:
-    try:
-        connection = http.client.HTTPConnection("localhost", port, timeout=1)
-        connection.connect()
-        connection.close()
-    except OSError:
-        return False
-    return True
+        client.watch = watch
+        for _ in range(_COUNTED_FLOWS):
+            client.flow()
+    # Loops tick in between a few times a second: the middle is what the request itself costs.
+    counted = {what: float(statistics.median_low(each)) for what, each in seen.items()}
+    return {**counted, "a flow with all beside it": everything}
 
 
 def main() -> int:
     """Measure; exit code 1 when a goal was not met."""
     parser = argparse.ArgumentParser(prog="make bench-acme", description=__doc__)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--pebble-clients", type=int, default=4, help="at 10 it has hung")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="certctl-bench-acme-"))
-    found = dict[str, Measured]()
+    found, counts = dict[str, Measured](), dict[str, dict[str, float]]()
     try:
-        for name, server, clients in (
-            ("certctl", certctl, options.clients),
-            ("Pebble", pebble, options.pebble_clients),
-        ):
-            if name == "Pebble" and shutil.which("pebble") is None:
-                continue
-            (folder / name).mkdir()
-            with server(folder / name) as (directory_url, ca):
-                found[name] = measure(directory_url, ca, clients, options.seconds)
+        with Answers().running() as answers:
+            for number, case in enumerate(CASES):
+                if case.program and program(case.program) is None:
+                    sys.stdout.write(f"{case.name}: skipped, {case.program} is not here\n")
+                    continue
+                (own := folder / str(number)).mkdir()
+                proof = answers if case.proves else None
+                with case.server(own, proof) as server:
+                    found[case.name] = measure(server, options.clients, options.seconds, proof)
+            for number, (name, proof) in enumerate({TRUST: None, HTTP_01: answers}.items()):
+                counts[name] = statements(folder / f"counted{number}", proof)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return tell(found)
+    return tell(found, counts)
 
 
-def tell(found: dict[str, Measured]) -> int:
-    """Write table and JSON."""
+def tell(found: dict[str, Measured], counts: dict[str, dict[str, float]]) -> int:
+    """Write tables and JSON."""
     rows = {name: summary(each.times_ms) for name, each in found.items()}
-    rates = {name: len(each.times_ms) / each.seconds for name, each in found.items()}
-    asked = {name: each.requests / len(each.times_ms) for name, each in found.items()}
-    met = {"rate": rates["certctl"] >= GOAL_RATE, "p99": rows["certctl"]["p99"] <= GOAL_P99_MS}
-    sys.stdout.write(table(rows, "ms a certificate") + "\n")
-    for name, rate in rates.items():
-        share = f", {rate / rates['Pebble']:.2f} of Pebble" if "Pebble" in rates and name != "Pebble" else ""
-        sys.stdout.write(f"{name:24}{rate:9.0f} certificates/s, {asked[name]:.1f} requests each{share}\n")
+    ratios = {
+        f"{name} / {other}": found[name].rate / found[other].rate
+        for name in _OTHERS
+        for other in found
+        if name != other and other in {_OTHERS[name], "step-ca, http-01"}
+    }
+    met = {"rate": found[TRUST].rate >= GOAL_RATE, "p99": rows[TRUST]["p99"] <= GOAL_P99_MS}
+    sys.stdout.write(table(rows, "ms a certificate") + "\n\n")
+    cost = {name: {who: s * 1000 / len(each.times_ms) for who, s in each.cpu_s.items()} for name, each in found.items()}
+    for name, each in found.items():
+        parts = ", ".join(f"{who} {ms:.1f}" for who, ms in cost[name].items())
+        asked = each.requests / len(each.times_ms)
+        sys.stdout.write(f"{name:24}{each.rate:7.0f} certificates/s, {asked:.1f} requests each; ms of CPU: {parts}\n")
+    sys.stdout.write("".join(f"{name}: {ratio:.2f}\n" for name, ratio in ratios.items()) + "\n")
+    for name, counted in counts.items():
+        parts = ", ".join(f"{what} {number:.0f}" for what, number in counted.items())
+        sys.stdout.write(f"{name}: statements of the database: {parts}\n")
     words = {name: "met" if good else "NOT met" for name, good in met.items()}
     sys.stdout.write(f"goals: {GOAL_RATE:.0f}/s {words['rate']}, p99 {GOAL_P99_MS:.0f} ms {words['p99']}\n")
-    sys.stdout.write(f"{save('acme', {'ms': rows, 'rates': rates, 'requests': asked, 'goals_met': met})}\n")
+    told = {name: {"rate": each.rate, "requests": each.requests / len(each.times_ms)} for name, each in found.items()}
+    result = {"ms": rows, "flows": told, "cpu_ms": cost, "ratios": ratios, "statements": counts, "goals_met": met}
+    sys.stdout.write(f"{save('acme', result)}\n")
     return 0 if all(met.values()) else 1
 
 
