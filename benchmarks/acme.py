@@ -73,7 +73,7 @@ def measure(server: Server, clients: int, seconds: float, answers: Answers | Non
     for client in made:
         client.flow()  # statements are prepared and pages are there
     found, lock = Measured(), threading.Lock()
-    before = {"clients": time.process_time(), **{name: cpu_s(pids) for name, pids in server.processes.items()}}
+    before = _used_s(server)
     began = time.perf_counter()
 
     def work(client: Client) -> None:
@@ -91,9 +91,12 @@ def measure(server: Server, clients: int, seconds: float, answers: Answers | Non
     for thread in threads:
         thread.join()
     found.seconds = time.perf_counter() - began
-    after = {"clients": time.process_time(), **{name: cpu_s(pids) for name, pids in server.processes.items()}}
-    found.cpu_s = {name: after[name] - before[name] for name in after}
+    found.cpu_s = {name: used - before[name] for name, used in _used_s(server).items()}
     return found
+
+
+def _used_s(server: Server) -> dict[str, float]:
+    return {"clients": time.process_time(), **{name: cpu_s(pids) for name, pids in server.processes().items()}}
 
 
 def statements(folder: Path, answers: Answers | None) -> dict[str, float]:

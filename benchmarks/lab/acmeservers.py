@@ -28,11 +28,11 @@ _STATEMENTS = """SELECT sum(calls)::bigint FROM pg_stat_statements
 
 @dataclass(frozen=True)
 class Server:
-    """One that runs: its directory, the root of its HTTPS, its processes by what they are."""
+    """One that runs: its directory, the root of its HTTPS, its processes at present by what they are."""
 
     directory_url: str
     ca: Path
-    processes: dict[str, list[int]]
+    processes: Callable[[], dict[str, list[int]]]
     statements: Callable[[], int] = field(default=lambda: 0)
     """How many statements the database was asked since it was started, BEGIN and COMMIT included; where it counts.
 
@@ -50,7 +50,7 @@ def program(name: str) -> str | None:
 def certctl(folder: Path, answers: Answers | None, *, counting: bool = False) -> Iterator[Server]:
     """Run a coordinator; it proves names by ``answers``, or without any trusts its accounts."""
     settings = {"max_wal_size": "4GB", **(_COUNTING if counting else {})}
-    embedded = EmbeddedPostgres(folder / "database", settings=settings)
+    embedded, cluster = EmbeddedPostgres(folder / "database", settings=settings), folder / "database" / "postgres"
     with start_blocking_portal("asyncio") as portal:
         dsn = portal.call(embedded.start)
 
@@ -61,11 +61,10 @@ def certctl(folder: Path, answers: Answers | None, *, counting: bool = False) ->
         try:
             with stopped_at_the_end([coordinator.process]):
                 coordinator.start()
-                database = running_in(folder / "database" / "postgres")
                 yield Server(
                     f"{coordinator.url}/acme/directory",
                     coordinator.ca_path,
-                    {"coordinator": [coordinator.process.pid], "PostgreSQL": database},
+                    lambda: {"coordinator": [coordinator.process.pid], "PostgreSQL": running_in(cluster)},
                     lambda: int(portal.call(counter.fetchval, _STATEMENTS)) if counter else 0,
                 )
         finally:
@@ -150,10 +149,10 @@ def step_ca(folder: Path, answers: Answers | None) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(process: Process, port: int) -> Iterator[dict[str, list[int]]]:
+def _running(process: Process, port: int) -> Iterator[Callable[[], dict[str, list[int]]]]:
     with stopped_at_the_end([process]):
         process.start().await_ready(lambda: _listens(port))
-        yield {process.name: [process.pid]}
+        yield lambda: {process.name: [process.pid]}
 
 
 def _listens(port: int) -> bool:
