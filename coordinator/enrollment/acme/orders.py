@@ -217,11 +217,17 @@ async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
     facts, csr = _read_csr(call)
     ordered = [names.read_one(msgspec.convert(each, Identifier)).name for each in row["identifiers"]]
     _check_csr(facts, frozenset(ordered))
+    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(ordered)).encode()).hexdigest()
+    known = await store.certificate_of(tx, call.account_id, digest)
+    assert known is not None  # noqa: S101 - the account has signed this request
     try:
-        certificate_id, job_id = await _enroll(call, tx, row, facts, csr, ordered)
+        certificate_id, job_id = await _enroll(call, tx, row, known, facts, csr, ordered)
     except (Refused, Conflict) as error:
         raise of(error, "badCSR") from error
-    await store.set_order(tx, row["id"], certificate_id=certificate_id, job_id=job_id, error=None)
+    try:
+        await store.finalize_order(tx, row["id"], certificate_id, job_id, call.account_id, digest)
+    except driver.UniqueViolation as error:
+        raise Transient("another order of the same names came first; try again") from error
     details = {"certificate_id": certificate_id, "job_id": job_id}
     await audit.record(tx, call.actor, "acme_order.finalized", "acme_order", row["id"], details, call.request_id)
     crash_point("acme.order_finalized")
@@ -252,11 +258,9 @@ def _check_csr(facts: CSRFacts, ordered: frozenset[Name]) -> None:
 
 
 async def _enroll(
-    call: Call, tx: Transaction, row: Row, facts: CSRFacts, csr: bytes, ordered: Sequence[Name]
+    call: Call, tx: Transaction, row: Row, known: Row, facts: CSRFacts, csr: bytes, ordered: Sequence[Name]
 ) -> tuple[str, str]:
-    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(ordered)).encode()).hexdigest()
-    known = await store.certificate_of(tx, call.account_id, digest)
-    assert known is not None  # noqa: S101 - the account has signed this request
+    """Have the gate take the CSR for the one certificate of this account for these names; return that and the job."""
     bound = known["owner_id"] is not None
     wanted = Enrolled(
         source="acme",
@@ -269,23 +273,13 @@ async def _enroll(
         environment=known["environment"] if bound else "",
     )
     if (certificate_id := known["certificate_id"]) is None:
-        certificate_id = await _create(call, tx, digest, wanted)
+        certificate_id = await enrolling.create(tx, call.caller, wanted)
     else:
         await enrolling.order_again(tx, certificate_id, wanted)
     enrolment = issuance.Enrolment(
         "acme", certificate_id, facts, csr, _validity(call, row), [known["created_by"]] if bound else []
     )
     return certificate_id, await issuance.enroll(call.ctx, tx, call.actor, enrolment, call.request_id)
-
-
-async def _create(call: Call, tx: Transaction, digest: str, wanted: Enrolled) -> str:
-    """Make the one certificate of this account for these names."""
-    certificate_id = await enrolling.create(tx, call.caller, wanted)
-    try:
-        await store.insert_certificate(tx, call.account_id, digest, certificate_id)
-    except driver.UniqueViolation as error:
-        raise Transient("another order of the same names came first; try again") from error
-    return certificate_id
 
 
 def _ordered_lifetime(row: Row, now: datetime) -> int | None:

@@ -234,16 +234,22 @@ async def order_ids(conn: Connection, account_id: str, after: str, limit: int) -
     return [row["id"] for row in rows]
 
 
-async def set_order(
-    conn: Connection, order_id: str, *, certificate_id: str | None, job_id: str | None, error: Mapping[str, Any] | None
+async def finalize_order(
+    conn: Connection, order_id: str, certificate_id: str, job_id: str, account_id: str, names_sha256: str
 ) -> None:
-    """Note what an order has led to."""
+    """Note what an order has led to, and whose the certificate is: a second one of the same names is a violation."""
     await conn.execute(
-        "UPDATE acme_orders SET certificate_id = $2, job_id = $3, error = $4 WHERE id = $1",
+        """
+        WITH kept AS (
+          INSERT INTO acme_certificates (account_id, names_sha256, certificate_id) VALUES ($4, $5, $2)
+          ON CONFLICT (certificate_id) DO NOTHING)
+        UPDATE acme_orders SET certificate_id = $2, job_id = $3 WHERE id = $1
+        """,
         order_id,
         certificate_id,
         job_id,
-        error,
+        account_id,
+        names_sha256,
     )
 
 
@@ -326,16 +332,6 @@ async def certificate_of(conn: Connection, account_id: str, names_sha256: str) -
         """,
         account_id,
         names_sha256,
-    )
-
-
-async def insert_certificate(conn: Connection, account_id: str, names_sha256: str, certificate_id: str) -> None:
-    """Note whose a new certificate is; a second one of the same names violates a constraint."""
-    await conn.execute(
-        "INSERT INTO acme_certificates (account_id, names_sha256, certificate_id) VALUES ($1, $2, $3)",
-        account_id,
-        names_sha256,
-        certificate_id,
     )
 
 
