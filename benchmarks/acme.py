@@ -18,6 +18,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,11 +86,8 @@ def measure(server: Server, clients: int, seconds: float, answers: Answers | Non
         with lock:
             found.requests += client.requests - asked
 
-    threads = [threading.Thread(target=work, args=(client,)) for client in made]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(work, made))  # raises what any of them has met
     found.seconds = time.perf_counter() - began
     found.cpu_s = {name: used - before[name] for name, used in _used_s(server).items()}
     return found
@@ -129,6 +127,7 @@ def main() -> int:
     """Measure; exit code 1 when a goal was not met."""
     parser = argparse.ArgumentParser(prog="make bench-acme", description=__doc__)
     parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--pebble-clients", type=int, default=4, help="at 10 it has hung")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="certctl-bench-acme-"))
@@ -141,8 +140,14 @@ def main() -> int:
                     continue
                 (own := folder / str(number)).mkdir()
                 proof = answers if case.proves else None
+                clients = options.pebble_clients if case.program == "pebble" else options.clients
                 with case.server(own, proof) as server:
-                    found[case.name] = measure(server, options.clients, options.seconds, proof)
+                    try:
+                        found[case.name] = measure(server, clients, options.seconds, proof)
+                    except (OSError, AssertionError) as error:
+                        if not case.program:
+                            raise
+                        sys.stdout.write(f"{case.name}: left out, it failed: {error!r:.200}\n")
             for number, (name, proof) in enumerate({TRUST: None, HTTP_01: answers}.items()):
                 counts[name] = statements(folder / f"counted{number}", proof)
     finally:

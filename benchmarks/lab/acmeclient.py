@@ -106,7 +106,7 @@ class Client:
     def __init__(self, directory_url: str, ca: Path, number: int, answers: Answers | None = None) -> None:
         parts = urlsplit(directory_url)
         context = ssl.create_default_context(cafile=ca)
-        self._http = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=60)
+        self._http = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=20)
         self._key, self._kid, self._nonce = ECKey.generate_key("P-256"), "", ""
         self._tls_key, self._number, self._count = generate(KeyAlgorithm.ECDSA_P256), number, 0
         self._answers = answers
