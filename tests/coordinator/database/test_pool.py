@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from coordinator.database import driver, pool
+from coordinator.database.connection import Connection, Row
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.pool import Database
 from core.errors import DeadlineExceeded, Misconfigured, Transient
@@ -104,6 +106,48 @@ async def test_a_savepoint_undoes_its_block_and_its_wake_ups_only(database: Data
         assert list(tx.topics) == ["kept"]
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT array_agg(n) FROM t") == [2]
+
+
+async def _insert_numbers(conn: Connection, rows: Sequence[Row]) -> None:
+    await conn.execute("INSERT INTO t (n) SELECT unnest($1::int[])", [number for (number,) in rows])
+
+
+async def test_gathered_rows_are_stored_together_at_the_end_in_their_order(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE t (place int GENERATED ALWAYS AS IDENTITY, n int)")
+        for number in (3, 1, 2):
+            tx.gather(_insert_numbers, (number,))
+        assert await tx.fetchval("SELECT count(*) FROM t") == 0
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT array_agg(n ORDER BY place) FROM t") == [3, 1, 2]
+
+
+async def test_rows_that_were_gathered_in_an_undone_block_are_not_stored(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE t (n int)")
+        tx.gather(_insert_numbers, (1,))
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the error comes out of the whole block
+            async with tx.savepoint():
+                tx.gather(_insert_numbers, (2,))
+                raise ZeroDivisionError
+        async with tx.savepoint():
+            tx.gather(_insert_numbers, (3,))
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT array_agg(n) FROM t") == [1, 3]
+
+
+async def test_what_gathered_rows_violate_undoes_the_transaction(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE t (n int CHECK (n > 0))")
+    with database.wakeups.subscribe("job:1") as waiter:
+        with pytest.raises(driver.CheckViolation):  # noqa: PT012 - the error comes out of the whole block
+            async with database.transaction() as tx:
+                await tx.execute("INSERT INTO t VALUES (1)")
+                tx.gather(_insert_numbers, (0,))
+                tx.wake("job:1")
+        assert await waiter.wait(0) is False
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM t") == 0
 
 
 async def test_errors_of_the_block_itself_are_not_touched(database: Database) -> None:
