@@ -297,6 +297,7 @@ async def test_an_agent_is_told_again_and_its_successor_as_well(case: Case) -> N
     await case.ask()
     await working.take_up(case.world.ctx)
     items = await case.first_offered()
+    await case.world.ctx.ordering.stop()  # so that the order does not go on meanwhile
     assert await case.offered() == ()
     case.agent.boot = "anotherone"
     assert [item.challenge_id for item in await case.offered()] == [items[0].challenge_id]
