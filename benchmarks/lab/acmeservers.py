@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import trustme
 from anyio.from_thread import start_blocking_portal
 
 from benchmarks.fleet.measure import running_in
-from benchmarks.lab.acmeclient import Answers
 from benchmarks.lab.fleet import Coordinator
 from benchmarks.lab.processes import REPOSITORY, Process, free_ports, stopped_at_the_end
 from coordinator.database import driver
@@ -40,6 +40,18 @@ class Server:
     """
 
 
+class Places(Protocol):
+    """Where an authority looks for answers to challenges, and whom it asks for names."""
+
+    @property
+    def http_port(self) -> int:
+        """Return the port that http-01 is looked for at."""
+
+    @property
+    def dns_port(self) -> int:
+        """Return the port of the resolver."""
+
+
 def program(name: str) -> str | None:
     """Return a program, what make built before what the system has."""
     built = _BUILT / name
@@ -47,7 +59,7 @@ def program(name: str) -> str | None:
 
 
 @contextmanager
-def certctl(folder: Path, answers: Answers | None, *, counting: bool = False) -> Iterator[Server]:
+def certctl(folder: Path, answers: Places | None, *, counting: bool = False) -> Iterator[Server]:
     """Run a coordinator; it proves names by ``answers``, or without any trusts its accounts."""
     settings = {"max_wal_size": "4GB", **(_COUNTING if counting else {})}
     embedded, cluster = EmbeddedPostgres(folder / "database", settings=settings), folder / "database" / "postgres"
@@ -73,7 +85,7 @@ def certctl(folder: Path, answers: Answers | None, *, counting: bool = False) ->
             portal.call(embedded.stop)
 
 
-def _environment(answers: Answers | None) -> dict[str, str]:
+def _environment(answers: Places | None) -> dict[str, str]:
     every = {
         "CERTCTL_LOG_LEVEL": "error",
         "CERTCTL_ACME_SERVER_ENABLED": "true",
@@ -92,7 +104,7 @@ def _environment(answers: Answers | None) -> dict[str, str]:
 
 
 @contextmanager
-def pebble(folder: Path, answers: Answers | None) -> Iterator[Server]:
+def pebble(folder: Path, answers: Places | None) -> Iterator[Server]:
     """Run Pebble, all in memory; it proves names by ``answers``, or without any believes every challenge."""
     port, management = free_ports(2)
     authority, ca = trustme.CA(), folder / "pebble-root.pem"
@@ -122,7 +134,7 @@ def pebble(folder: Path, answers: Answers | None) -> Iterator[Server]:
 
 
 @contextmanager
-def step_ca(folder: Path, answers: Answers | None) -> Iterator[Server]:
+def step_ca(folder: Path, answers: Places | None) -> Iterator[Server]:
     """Run step-ca on badger, its own database in one process; it proves names by ``answers``."""
     assert answers is not None
     (port,) = free_ports(1)

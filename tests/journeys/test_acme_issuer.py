@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 import pytest
 
-from benchmarks.lab.processes import free_ports, wait_until
+from benchmarks.lab.acmeservers import program, step_ca
+from benchmarks.lab.processes import Process, free_ports, wait_until
 from benchmarks.lab.servers import Nginx
 from benchmarks.lab.wire import wait_for_change
 from tests.connectors.issuers.acme.dns.bind import KEYS, Bind
@@ -79,16 +80,20 @@ def pebble(place: list[Pebble], folder: Path, **options: Any) -> Pebble:
 
 
 def public(journey: Journey, authority: Pebble, **config: Any) -> None:
-    """Add an issuer for the authority, and a profile that takes it."""
+    """Add an issuer for Pebble, and a profile that takes it."""
+    add_issuer(journey, authority.directory_url, authority.root, **config)
+
+
+def add_issuer(journey: Journey, directory_url: str, root: str, **config: Any) -> None:
     body = {
         "id": ISSUER,
         "name": "public",
         "type": "acme",
         "config": {
-            "directory_url": authority.directory_url,
+            "directory_url": directory_url,
             "email": "admin@example.test",
             "terms_agreed": True,
-            "connection": {"ca_bundle": authority.root},
+            "connection": {"ca_bundle": root},
             **config,
         },
     }
@@ -197,6 +202,39 @@ def test_people_are_told_why_a_name_was_not_proved(stage: Stage, place: list[Peb
     assert SITE in order["problem"]
     assert order["problem"] in journey.api.get(f"/api/v1/certificates/{certificate_id}")["status"]["reason"]
     assert journey.versions(certificate_id) == []
+
+
+def of_step_ca(stage: Stage) -> None:
+    """A short-lived certificate from step-ca, whose database and answers are its own; renewed on demand."""
+    agent_port, dns_port, control = free_ports(3)
+    argv = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns_port}"]
+    argv += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{control}"]
+    names = stage.keep(Process("challtestsrv", argv, stage.folder / "names.log"))
+    names.start()
+    with step_ca(stage.folder, Places(agent_port, dns_port)) as authority:
+        coordinator, server = stage.coordinator(), stage.nginx("web", SITE)
+        allowed = f'\n[challenges]\nhttp = "127.0.0.1:{agent_port}"\n'
+        agent = stage.agent("edge", coordinator, server.policy() + allowed)
+        journey, root = Journey(coordinator), authority.ca.read_text()
+        add_issuer(journey, authority.directory_url, root)
+        certificate_id = journey.want(SITE, journey.target(agent, server, SITE), profile_id=PROFILE)
+        seen, _ = wait_for_change(server.port, SITE, "", root_pem=root, deadline_s=60)
+        journey.settled(certificate_id)
+        journey.renew(certificate_id)
+        wait_for_change(server.port, SITE, seen.fingerprint, root_pem=root, deadline_s=60)
+        journey.settled(certificate_id)
+        assert len(journey.versions(certificate_id)) == 2
+
+
+if program("step-ca") is not None:  # built by make peers-step-ca
+    test_step_ca_issues_as_well = of_step_ca
+
+
+class Places(NamedTuple):
+    """Where an authority looks."""
+
+    http_port: int
+    dns_port: int
 
 
 def is_open(port: int) -> bool:
