@@ -77,7 +77,11 @@ class Answers:
         return ChallengeReport("shown", where=where)
 
     async def _show(self, item: ChallengeItem, nursery: trio.Nursery) -> str:
-        allowed = self._policy().challenges
+        policy = self._policy()
+        allowed = policy.challenges
+        if not allowed.allow(item.name):
+            remedy = f"to allow it, add the name to allowed_names of [challenges] in {policy.source}"
+            raise Refused(f"this host answers no challenges for {item.name}; {remedy}")
         if item.type == acme.HTTP_01:
             await self._http.open(allowed.http, "http", nursery)
             self._tokens[item.token] = item

@@ -25,6 +25,8 @@ there is to say:
     [challenges]
     http = "127.0.0.1:8402"             # http-01; default: ":80", port 80 of all addresses
     tls = "127.0.0.1:8403"              # tls-alpn-01; default: ":443"
+    allowed_names = ["*.example.com"]   # names that are answered for, as patterns; default: all. Whoever has the
+                                        # coordinator can have certificates of these names issued to themselves.
 
     # A daemon that is named like its type needs no entry; its connector then looks in the usual places.
     [services.nginx]
@@ -104,6 +106,8 @@ from connectors.targets import registry
 from connectors.targets.base import Command, Service
 from core.decoding import wrong_field
 from core.errors import InvalidInput, Misconfigured, Refused
+from core.names import Name
+from core.patterns import check_pattern, matches
 
 DEFAULT_PATH = Path("/etc/certctl/agent.toml")
 DEFAULT_ALLOWED_PATHS = ("/etc/ssl/certctl", "/etc/nginx/certctl", "/etc/certctl/live")
@@ -129,10 +133,14 @@ _MOST_PORT = 65535
 
 
 class Challenges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where answers to ACME challenges are shown while there are some: ``address:port``, or ``:port`` for all."""
+    """Where answers to ACME challenges are shown while there are some: ``address:port``, or ``:port`` for all.
+
+    ``allowed_names`` are patterns of the names that are answered for; none are without any.
+    """
 
     http: str = ":80"
     tls: str = ":443"
+    allowed_names: tuple[str, ...] = ("**", "0.0.0.0/0", "::/0")
 
     def __post_init__(self) -> None:
         """Refuse what is no address."""
@@ -140,6 +148,15 @@ class Challenges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             found = _ADDRESS.fullmatch(text)
             if found is None or not 0 < int(found[3]) <= _MOST_PORT:
                 raise ValueError(f"{field}: is no address with a port, such as 127.0.0.1:8402 or :80")
+        for pattern in self.allowed_names:
+            try:
+                check_pattern(pattern, field="allowed_names")
+            except InvalidInput as error:
+                raise ValueError(f"allowed_names: {error.errors[0].problem}") from error
+
+    def allow(self, name: Name) -> bool:
+        """Say whether challenges for a name are answered here."""
+        return any(matches(name, pattern) for pattern in self.allowed_names)
 
     @staticmethod
     def parts(address: str) -> tuple[str | None, int]:

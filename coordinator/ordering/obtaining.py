@@ -20,6 +20,7 @@ from coordinator.issuers import secrets
 from coordinator.ordering import accounts, challenges, store
 from coordinator.ordering.accounts import Authority
 from core.acme import DNS_PERSIST_01, certificate_id_of
+from core.clock import seconds_until
 from core.crash import crash_point
 from core.csr import read_csr
 from core.errors import CertctlError, Transient
@@ -72,6 +73,10 @@ async def _place(ctx: Context, row: Row) -> tuple[Authority, Order]:
         first, _ = await secrets.acme(ctx, conn, row["first_issuer_id"])
         candidates = [row["first_issuer_id"], *first.fallback_issuer_ids]
         blocked = await store.blocked(conn, candidates)
+    if len(blocked) == len(candidates):
+        first_free = min(blocked.values())
+        detail = f"the limits of {', '.join(candidates)} are used up until {first_free:%Y-%m-%dT%H:%M:%SZ}"
+        raise Transient(detail, retry_after_s=max(1.0, seconds_until(ctx.clock, first_free)))
     usable = failover.usable(candidates, blocked, ctx.clock.now())
 
     async def attempt(issuer_id: str) -> tuple[Authority, Order]:

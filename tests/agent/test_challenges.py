@@ -40,9 +40,9 @@ class Client:
 class Stand:
     """An agent's answers with ports of their own."""
 
-    def __init__(self, nursery: trio.Nursery, client: Client, http: str, tls: str) -> None:
+    def __init__(self, nursery: trio.Nursery, client: Client, **challenges: Any) -> None:
         self._nursery, self.client = nursery, client
-        policy = HostPolicy(challenges=Challenges(http=http, tls=tls))
+        policy = HostPolicy(challenges=Challenges(**challenges))
         self.answers = Answers(client, lambda: policy, trio.Event())  # type: ignore[arg-type]  # all that it calls
 
     async def take(self, item: ChallengeItem) -> ChallengeReport:
@@ -52,9 +52,9 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand(http: int, tls: int) -> AsyncIterator[Stand]:
+async def stand(http: int, tls: int, **allowed: Any) -> AsyncIterator[Stand]:
     async with trio.open_nursery() as nursery:
-        yield Stand(nursery, Client(), f"127.0.0.1:{http}", f"127.0.0.1:{tls}")
+        yield Stand(nursery, Client(), http=f"127.0.0.1:{http}", tls=f"127.0.0.1:{tls}", **allowed)
         nursery.cancel_scope.cancel()
 
 
@@ -148,6 +148,27 @@ async def test_a_challenge_of_tomorrow_is_refused() -> None:
     async with stand(http, tls) as place:
         report = await place.take(item("http-99"))
     assert (report.state, "http-99" in report.problem) == ("failed", True)
+
+
+@ASYNC
+async def test_a_name_that_the_host_does_not_allow_is_refused_and_no_port_opened() -> None:
+    http, tls = free_ports(2)
+    async with stand(http, tls, allowed_names=("*.example.net", "10.0.0.0/8")) as place:
+        report = await place.take(item(HTTP_01))
+        assert not is_open(http)
+        named = {"www.example.net": "shown", "example.net": "failed", "10.1.2.3": "shown", "11.1.2.3": "failed"}
+        for place_in_list, (name, state) in enumerate(named.items()):
+            told = await place.take(item(HTTP_01, str(place_in_list), name=parse_name(name)))
+            assert told.state == state
+    assert report.state == "failed"
+    assert "add the name to allowed_names of [challenges]" in report.problem
+
+
+def test_every_name_is_allowed_without_a_word() -> None:
+    assert all(Challenges().allow(parse_name(text)) for text in ("a.b.c.test", "test", "192.0.2.1", "2001:db8::1"))
+    assert not Challenges(allowed_names=()).allow(NAME)
+    with pytest.raises(ValueError, match=r"allowed_names: 'a b'"):
+        Challenges(allowed_names=("a b",))
 
 
 @pytest.mark.parametrize("text", ["80", "host", ":0", ":70000", "a b:80", "::1:80", ""])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agent.policy
-from agent.policy import DEFAULT_ALLOWED_PATHS, Action, HostPolicy, load_policy
+from agent.policy import DEFAULT_ALLOWED_PATHS, Action, Challenges, HostPolicy, load_policy
 from connectors.targets.base import Command, Service, SSHFacts
 from core.errors import InvalidInput, Misconfigured, Refused
 
@@ -58,6 +58,7 @@ def test_the_documented_example_is_a_file_that_is_read(tmp_path: Path) -> None:
     assert (
         known
         | set(Action.__struct_fields__)
+        | set(Challenges.__struct_fields__)
         | {"allowed_paths", "allowed_target_types", "allowed_owners", "accept_coordinator_keys"}
         == told
     )

@@ -230,6 +230,24 @@ async def test_an_authority_that_is_away_is_asked_again_and_people_see_why(case:
     assert len(await case.versions(certificate_id)) == 1
 
 
+async def test_an_authority_whose_limits_are_used_up_is_left_alone(case: Case) -> None:
+    await case.add(case.issuer())
+    await case.obtain()
+    async with case.world.ctx.db.transaction() as tx:
+        await store.block(tx, ISSUER, timedelta(hours=3), "too many certificates (168h)")
+    asked = case.pebble.asked("calling handler()")
+    certificate_id = await case.ask(common_name="second.example.test")
+    await working.take_up(case.world.ctx)
+    await asyncio.gather(*case.world.ctx.ordering.tasks.values())
+    (order,) = await case.orders(certificate_id)
+    assert "are used up until" in order["problem"]
+    wait = await case.world.value("SELECT next_at - now() FROM ca_orders WHERE id = $1", order["id"])
+    assert timedelta(hours=2) < wait < timedelta(hours=4)
+    assert case.pebble.asked("calling handler()") == asked
+    (account,) = (await case.world.get(f"/api/v1/issuers/{ISSUER}/accounts"))["data"]
+    assert account["blocked_reason"] == "too many certificates (168h)"
+
+
 async def test_what_an_agent_cannot_show_fails_the_attempt_with_its_words(case: Case) -> None:
     await case.add(case.issuer())
     certificate_id = await case.ask()
