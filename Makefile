@@ -80,6 +80,10 @@ model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--
 crash: .venv/.ready-dev debian-packages ## Kill the programs at every point on every road, also where nothing comes to the point
 	@CRASH_MATRIX=whole $(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder tests/journeys/crash
 
+.PHONY: acme-oracle
+acme-oracle: .venv/.ready-dev debian-packages ## Hold the ACME server against certbot's library for longer (ARGS='--minutes 10 --seed 7')
+	@$(PY) -m tests.coordinator.acme.oracle $(ARGS)
+
 .PHONY: schemathesis
 schemathesis: .venv/.ready-dev ## Hold a running coordinator against its OpenAPI document (ARGS='--seconds 600 --seed 7')
 	@$(PY) -m tests.coordinator.conformance $(ARGS)

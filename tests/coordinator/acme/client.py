@@ -90,6 +90,12 @@ class Client:
             self.kid = response.headers["location"]
         return response
 
+    def bound(self, kid: str, hmac_key: str, **bend: Any) -> dict[str, str]:
+        """Return what binds this key to an external account; ``bend`` replaces its header's fields and its payload."""
+        header = {"alg": "HS256", "kid": kid, "url": f"{self.url}/new-account"} | bend.get("header", {})
+        payload = bend.get("payload", self.key.as_dict(private=False))
+        return signed(header, msgspec.json.encode(payload), OctKey.import_key(acme.decode(hmac_key)))
+
     async def order(self, *names: str, **body: Any) -> httpx.Response:
         identifiers = [{"type": parse_name(name).kind.value, "value": name} for name in names]
         return await self.post("new-order", {"identifiers": identifiers, **body})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from joserfc.jwk import OctKey
 
 from coordinator.enrollment.acme import routes
 from core import acme
@@ -149,9 +148,7 @@ async def closed(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
 
 
 def binding(client: Client, kid: str, hmac_key: str, **bend: Any) -> dict[str, str]:
-    header = {"alg": "HS256", "kid": kid, "url": f"{client.url}/new-account"} | bend.get("header", {})
-    payload = bend.get("payload", client.key.as_dict(private=False))
-    return signed(header, json.dumps(payload).encode(), OctKey.import_key(acme.decode(hmac_key)))
+    return client.bound(kid, hmac_key, **bend)
 
 
 async def test_trust_needs_an_external_account(closed: World) -> None:
