@@ -6,6 +6,7 @@ that it breaks. It is changed as little as makes the defect, and never into what
 
 from __future__ import annotations
 
+from tests.mutants.acme import ACME
 from tests.mutants.defect import Defect
 from tests.mutants.weaknesses import WEAKNESSES
 
@@ -418,5 +419,6 @@ DEFECTS = (
     *SESSIONS,
     *APPROVALS,
     *BY_ITSELF,
+    *ACME,
     *WEAKNESSES,
 )

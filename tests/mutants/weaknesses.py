@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.defect import Defect
 
 _WEAK = "tests/coordinator/test_weaknesses.py::test_"
+_WEAK_ACME = "tests/coordinator/test_weaknesses_acme.py::test_"
 
 WEAKNESSES = (
     Defect(
@@ -31,6 +32,30 @@ WEAKNESSES = (
         'config=row["config"],',
         'config={name: "********" if "key" in name else value for name, value in row["config"].items()},',
         (f"{_WEAK}a3_an_agent_gets_its_configuration_as_it_was_entered",),
+    ),
+    Defect(
+        "acme-answered-by-others",
+        "what is below /acme/ is left to what answers the rest (A 4)",
+        "coordinator/enrollment/acme/server.py",
+        'scope["path"].startswith(PREFIX):',
+        'scope["path"] == PREFIX:',
+        (f"{_WEAK_ACME}a4_what_is_below_acme_is_answered_by_the_acme_server",),
+    ),
+    Defect(
+        "acme-owner-forgotten",
+        "what an ACME client orders has no owner and no team (A 5)",
+        "coordinator/enrollment/acme/accounts.py",
+        '"eab_key_id": eab,\n        "agreed"',
+        '"eab_key_id": None,\n        "agreed"',
+        (f"{_WEAK_ACME}a5_what_is_finalized_has_its_owner_and_is_signed_by_its_profiles_issuer",),
+    ),
+    Defect(
+        "acme-by-http-alone",
+        "names are proved by http-01 alone (A 5)",
+        "coordinator/enrollment/acme/authorizations.py",
+        "    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01\n",
+        "    return (acme.HTTP_01,)\n",
+        (f"{_WEAK_ACME}a5_names_are_proved_in_every_way_and_wildcards_by_dns",),
     ),
     Defect(
         "answers-not-asked-for",
@@ -85,5 +110,29 @@ WEAKNESSES = (
         "return Window(size, 0, _decode_cursor(query.cursor, listing, order), None, order)",
         "return Window(size, 0, None, None, order)",
         (f"{_WEAK}a14_a_cursor_leads_on_and_a_wrong_one_is_refused",),
+    ),
+    Defect(
+        "serial-looked-up-padded",
+        "a certificate is looked up by its serial number with the zeros that it is not stored with (A 18)",
+        "core/acme.py",
+        'serial_hex(int.from_bytes(serial, "big"))',
+        "serial.hex()",
+        (f"{_WEAK_ACME}a18_a_certificate_is_found_by_its_serial_number_whatever_that_begins_with",),
+    ),
+    Defect(
+        "account-key-forgotten",
+        "each start has another key for its account at an authority (A 20)",
+        "coordinator/ordering/accounts.py",
+        "    key = _opened(ctx, row)\n",
+        "    key = AccountKey.new()\n",
+        (f"{_WEAK_ACME}a20_an_account_at_an_authority_outlives_its_coordinator",),
+    ),
+    Defect(
+        "asked-by-the-hash",
+        "an authority is asked when to renew by a hash of the certificate (A 20)",
+        "connectors/issuers/acme/renewal_info.py",
+        "renewal_info, certificate_id_of(certificate)\n",
+        'renewal_info, __import__("hashlib").sha256(certificate.tbs_certificate_bytes).hexdigest()\n',
+        (f"{_WEAK_ACME}a20_an_authority_is_asked_when_to_renew_by_the_identifier_of_rfc_9773",),
     ),
 )
