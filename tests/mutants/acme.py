@@ -22,8 +22,8 @@ ACME = (
         "a nonce that nobody gave out is taken",
         "coordinator/enrollment/acme/nonces.py",
         "if len(nonce) != _LENGTH or not any(",
-        "if len(nonce) != _LENGTH or not body or all(",
-        (f"{_REQUESTS}invented_nonces_are_bad",),
+        "if len(nonce) != _LENGTH and not any(",
+        (f"{_REQUESTS}a_nonce_of_this_second_that_nobody_gave_out_is_bad",),
     ),
     Defect(
         "signed-for-elsewhere",

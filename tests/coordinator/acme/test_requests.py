@@ -57,6 +57,12 @@ async def test_invented_nonces_are_bad(client: Client, nonce: str) -> None:
     refused(await client.post("new-order", {}, nonce=nonce), "badNonce", 400)
 
 
+async def test_a_nonce_of_this_second_that_nobody_gave_out_is_bad(client: Client) -> None:
+    genuine = acme.decode(await client.fresh_nonce())
+    forged = acme.encode(genuine[:-16] + bytes(16))
+    refused(await client.post("new-order", {}, nonce=forged), "badNonce", 400)
+
+
 async def test_a_nonce_is_good_once_whatever_came_of_it(client: Client) -> None:
     nonce = await client.fresh_nonce()
     refused(await client.post("new-order", {"identifiers": []}, nonce=nonce), "malformed")
