@@ -110,6 +110,6 @@ async def test_a_nonce_is_used_once_and_old_ones_go_with_one_that_was_not_taken(
 
     with serving(answer) as service:
         async with session(f"{service.url}/dir", service.connection) as client:
-            client._nonces.extend(["old-1", "old-2"])
+            client._nonces.extend(["old-1", "old-2", "old-3"])
             await client.post(f"{service.url}/thing", None, AccountKey.new(), what="trying")
             assert client._nonces == []

@@ -155,7 +155,8 @@ class Account:
         """Return the authorization that a new order, or nobody yet, has for a name; it is met under this URL."""
         old = self.reusable(name)
         if old:
-            (same,) = [each for each in old if each.url == url]
+            same = next((each for each in old if each.url == url), None)
+            assert same is not None, f"{name}: none of the authorizations that are valid was taken"
             return same
         assert url not in {each.url for each in self.authorizations}, "another name's, or one that is over"
         status = PENDING if self.directory.proved else VALID

@@ -69,6 +69,7 @@ class Machine(Comparison):
 
     def answered(self, what: str, expected: str, call: Callable[[], Any]) -> bool:
         """Check what comes of a call; say whether it went well."""
+        self.agreed = False
         found = refusal(call)
         self.posted = [*self.posted[-5:], self.stage.posted]
         assert found == expected, f"{what}: {found or 'done'} instead of {expected or 'done'}"
