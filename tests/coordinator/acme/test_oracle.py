@@ -14,7 +14,7 @@ from tests.coordinator.acme.oracle.run import play
 from tests.coordinator.acme.oracle.stage import open_stage
 from tests.postgres import PostgresServer
 
-SEED, HISTORIES, STEPS = 4, 20, 25
+SEED, HISTORIES, STEPS = 4, 15, 25
 MET = {
     "answer dns-01",
     "answer http-01",
@@ -43,7 +43,7 @@ MET = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # fifteen seconds of its own on a quiet machine
+@pytest.mark.timeout(600)  # a dozen seconds of its own on a quiet machine
 def test_the_server_does_what_certbots_library_expects(postgres_server: PostgresServer, tmp_path: Path) -> None:
     tally = Tally()
     with open_stage(postgres_server, tmp_path) as stage:
