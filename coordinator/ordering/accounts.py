@@ -24,7 +24,7 @@ from coordinator.ordering import store
 from coordinator.ordering.queue import ORDERS_TOPIC
 from coordinator.web.table import Call, NoBody, NoQuery
 from core.crash import crash_point
-from core.errors import Conflict
+from core.errors import CertctlError, Conflict
 from core.ids import new_id
 
 if TYPE_CHECKING:
@@ -162,21 +162,31 @@ async def want_roll_over(call: Call[NoBody, NoQuery], issuer_id: str) -> None:
 
 
 async def roll_over(ctx: Context) -> None:
-    """Tell authorities of the new keys that accounts are to have (RFC 8555 section 7.3.5)."""
+    """Tell authorities of the new keys that accounts are to have (RFC 8555 section 7.3.5).
+
+    One that cannot be told now is told at the next look, and keeps nobody else from anything.
+    """
     async with ctx.db.connection() as conn:
         waiting = await store.issuers_to_roll(conn)
     for issuer_id in waiting:
-        found = await authority(ctx, issuer_id)
-        former, row = await _pair(ctx, issuer_id, found.config)
-        if row is None or former is None:
-            continue
-        await found.account.roll_over(_opened(ctx, row))
-        async with ctx.db.transaction() as tx:
-            await store.rolled_over(tx, former["id"], row["id"])
-            details = {"account_id": row["id"], "former_account_id": former["id"], "url": found.account.url}
-            await audit.record(tx, SYSTEM, "issuer_account.rolled_over", "issuer", issuer_id, details)
-            crash_point("ca_account.rolled_over")
-        await ctx.ordering.authorities.close(issuer_id)
+        try:
+            await _roll_over(ctx, issuer_id)
+        except CertctlError as error:
+            log.warning("account_key_not_changed", issuer_id=issuer_id, detail=error.detail)
+
+
+async def _roll_over(ctx: Context, issuer_id: str) -> None:
+    found = await authority(ctx, issuer_id)
+    former, row = await _pair(ctx, issuer_id, found.config)
+    if row is None or former is None:
+        return
+    await found.account.roll_over(_opened(ctx, row))
+    async with ctx.db.transaction() as tx:
+        await store.rolled_over(tx, former["id"], row["id"])
+        details = {"account_id": row["id"], "former_account_id": former["id"], "url": found.account.url}
+        await audit.record(tx, SYSTEM, "issuer_account.rolled_over", "issuer", issuer_id, details)
+        crash_point("ca_account.rolled_over")
+    await ctx.ordering.authorities.close(issuer_id)
 
 
 async def _pair(ctx: Context, issuer_id: str, config: ACMEConfig) -> tuple[Row | None, Row | None]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _BATCH = 100
-_HOLD = timedelta(minutes=5)
+_HOLD = timedelta(seconds=30)
 _AFTER_ERROR = timedelta(hours=6)
 _WITHOUT = timedelta(days=1)
 _RANDOM = SystemRandom()

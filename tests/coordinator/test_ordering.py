@@ -248,6 +248,17 @@ async def test_an_authority_whose_limits_are_used_up_is_left_alone(case: Case) -
     assert account["blocked_reason"] == "too many certificates (168h)"
 
 
+async def test_an_account_whose_key_cannot_be_changed_now_holds_nobody_up(case: Case) -> None:
+    away = {**case.issuer(directory_url="https://localhost:9/dir"), "id": "iss-away", "name": "away"}
+    await case.world.post("/api/v1/issuers", away)
+    made = await case.world.post("/api/v1/issuers/iss-away/accounts/roll-over")
+    assert [account["state"] for account in made["data"]] == ["next"]
+    problem(await case.world.call("POST", "/api/v1/issuers/iss-away/accounts/roll-over"), 409)
+    await case.add(case.issuer())
+    certificate_id = await case.obtain()
+    assert len(await case.versions(certificate_id)) == 1
+
+
 async def test_what_an_agent_cannot_show_fails_the_attempt_with_its_words(case: Case) -> None:
     await case.add(case.issuer())
     certificate_id = await case.ask()

@@ -336,7 +336,7 @@ async def _signed(ctx: Context, incoming: _Incoming) -> Reply:
             call = await _enter(ctx, tx, nonce, request, incoming)
             reply, after = await incoming.route.handler(call, tx)
     except (Problem, CertctlError) as error:
-        if request.payload and not (isinstance(error, Problem) and error.kind == "badNonce"):
+        if not (isinstance(error, Problem) and error.kind == "badNonce"):
             async with ctx.db.connection() as conn:
                 await store.use_nonce(conn, nonce, 2 * keep)
         raise

@@ -67,6 +67,9 @@ async def test_a_nonce_is_good_once_whatever_came_of_it(client: Client) -> None:
     nonce = await client.fresh_nonce()
     refused(await client.post("new-order", {"identifiers": []}, nonce=nonce), "malformed")
     refused(await client.post("new-order", {"identifiers": []}, nonce=nonce), "badNonce")
+    nonce = await client.fresh_nonce()
+    refused(await client.post(client.kid, nonce=nonce, url="https://elsewhere.test/"), "unauthorized")
+    refused(await client.post(client.kid, nonce=nonce), "badNonce")
     refused(
         await client.post("new-order", {"identifiers": []}, nonce=nonce, url="https://elsewhere.test/"), "unauthorized"
     )
