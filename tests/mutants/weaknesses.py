@@ -53,7 +53,7 @@ WEAKNESSES = (
         "acme-by-http-alone",
         "names are proved by http-01 alone (A 5)",
         "coordinator/enrollment/acme/authorizations.py",
-        "    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01\n",
+        "    return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01, *last\n",
         "    return (acme.HTTP_01,)\n",
         (f"{_WEAK_ACME}a5_names_are_proved_in_every_way_and_wildcards_by_dns",),
     ),

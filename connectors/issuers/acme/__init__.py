@@ -9,7 +9,6 @@
     challenges    what has to be shown for a name
     state         what is kept of an order
     orders        an order from its names to its certificate, which may be left and taken up at any point
-    obtaining     the whole way of one order with those who answer its challenges
     certificates  chains that were downloaded, and whether they are what was ordered
     renewal_info  when an authority wants a certificate renewed (RFC 9773)
     revocation    revoking

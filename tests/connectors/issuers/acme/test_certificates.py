@@ -14,7 +14,6 @@ from connectors.issuers.acme.accounts import Account, Registration, find_or_regi
 from connectors.issuers.acme.certificates import Issued, check, download
 from connectors.issuers.acme.client import session
 from connectors.issuers.acme.jose import AccountKey
-from connectors.issuers.acme.obtaining import obtain
 from connectors.issuers.acme.orders import new_order
 from connectors.issuers.acme.transport import Answer
 from core.acme import HTTP_01
@@ -23,6 +22,7 @@ from core.csr import build_csr
 from core.errors import Refused, Transient
 from core.keys import KeyAlgorithm, PrivateKey, generate, spki_sha256
 from core.names import parse_name
+from tests.connectors.issuers.acme.obtaining import obtain
 from tests.connectors.issuers.acme.pebble import HTTPAnswers, Pebble
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,6 @@ from benchmarks.lab.processes import free_ports
 from connectors.issuers.acme.accounts import Registration, find_or_register
 from connectors.issuers.acme.client import Session, session
 from connectors.issuers.acme.jose import AccountKey
-from connectors.issuers.acme.obtaining import obtain
 from connectors.issuers.acme.orders import new_order
 from connectors.issuers.acme.polling import until
 from connectors.issuers.acme.transport import Answer, Connection, connected
@@ -27,6 +26,7 @@ from core.csr import build_csr
 from core.errors import DeadlineExceeded, Misconfigured, NotFound, Refused, Transient
 from core.keys import KeyAlgorithm, generate
 from core.names import parse_name
+from tests.connectors.issuers.acme.obtaining import obtain
 from tests.connectors.issuers.acme.pebble import HTTPAnswers, Pebble
 from tests.connectors.issuers.acme.service import Asked, Reply, Service, serving
 from tests.connectors.issuers.acme.times import QuickTimer

@@ -14,7 +14,6 @@ from cryptography import x509
 from connectors.issuers.acme.accounts import Account, Registration, find_or_register
 from connectors.issuers.acme.client import Session, session
 from connectors.issuers.acme.jose import AccountKey
-from connectors.issuers.acme.obtaining import obtain
 from connectors.issuers.acme.orders import Order, new_order
 from connectors.issuers.acme.renewal_info import RenewalInfo, renewal_info, select_time
 from connectors.issuers.local import make_root
@@ -23,6 +22,7 @@ from core.csr import build_csr
 from core.errors import Misconfigured, Refused, Transient
 from core.keys import KeyAlgorithm, generate
 from core.names import parse_name
+from tests.connectors.issuers.acme.obtaining import obtain
 from tests.connectors.issuers.acme.pebble import NEWER, HTTPAnswers, Pebble, TXTAnswers
 from tests.connectors.issuers.acme.service import Asked, Reply, serving
 from tests.connectors.issuers.test_local import order as ordered

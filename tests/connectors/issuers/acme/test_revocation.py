@@ -7,7 +7,6 @@ import pytest
 from connectors.issuers.acme.accounts import Account, Registration, find_or_register
 from connectors.issuers.acme.client import Session
 from connectors.issuers.acme.jose import AccountKey
-from connectors.issuers.acme.obtaining import obtain
 from connectors.issuers.acme.orders import new_order
 from connectors.issuers.acme.revocation import reason_code, revoke, revoke_with_key
 from core.acme import HTTP_01
@@ -16,6 +15,7 @@ from core.csr import build_csr
 from core.errors import CertctlError, InvalidInput
 from core.keys import KeyAlgorithm, PrivateKey, generate, to_pem
 from core.names import parse_name
+from tests.connectors.issuers.acme.obtaining import obtain
 from tests.connectors.issuers.acme.pebble import HTTPAnswers, Pebble
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,6 @@ from connectors.issuers.acme.dns.base import TXTRecord
 from connectors.issuers.acme.dns.lookup import DNSConfig, follow, servers_of, zone_of
 from connectors.issuers.acme.dns.rfc2136 import RFC2136, TSIGAlgorithm
 from connectors.issuers.acme.jose import AccountKey
-from connectors.issuers.acme.obtaining import obtain
 from connectors.issuers.acme.orders import new_order
 from core.acme import DNS_01, DNS_PERSIST_01
 from core.csr import build_csr
@@ -28,6 +27,7 @@ from core.keys import KeyAlgorithm, generate
 from core.names import parse_name
 from core.secret import Secret
 from tests.connectors.issuers.acme.dns.bind import KEYS, READER, Bind, Lagging
+from tests.connectors.issuers.acme.obtaining import obtain
 from tests.connectors.issuers.acme.pebble import Pebble
 from tests.connectors.issuers.acme.times import QuickTimer
 
