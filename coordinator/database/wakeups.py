@@ -31,8 +31,6 @@ MAX_PAYLOAD_BYTES = 7_500  # the server takes less than 8,000
 MAX_TOPIC_BYTES = 200
 MAX_PENDING = 50_000
 MAX_UNDER_WAY = 1_000
-REST_S = 0.01
-"""A wake-up after a pause is told at once; of a stream of them, as many together as come in this time."""
 EVERYBODY = "*"
 START_DEADLINE_S = 15.0
 PING_EVERY_S, PING_DEADLINE_S = 30.0, 10.0
@@ -189,7 +187,6 @@ class WakeUps:
                 self._pending = topics | self._pending
                 self._work.set()
                 raise
-            await asyncio.sleep(REST_S)
 
     async def _listen(self, connection: RawConnection, healthy: Callable[[], None]) -> None:
         """Hear the other replicas until the connection is lost."""

@@ -154,13 +154,10 @@ async def _secrets(ctx: Context) -> None:
 
 
 _SEALING_S, _HEADS_S = 2.0, 300.0
-_REST_S = 0.2
-"""What many issuances of one moment say is looked at once."""
 RENEWALS = Loop(
     renewal_policies.RENEWALS_TOPIC,
     "renewal_check",
     _renewals,
-    rest_s=_REST_S,
     purpose="queues issuances for certificates that are due, when they fall due",
 )
 CLEANING = Loop("cleaning", 600.0, _cleaning, purpose="removes sessions, nonces and kept answers that have expired")
@@ -180,7 +177,6 @@ LOOPS = (
         "status-transitions",
         "renewal_check",
         _lives,
-        rest_s=_REST_S,
         topic=renewal_policies.RENEWALS_TOPIC,
         purpose="tells once that a certificate is expiring, has expired, or is active again",
     ),
