@@ -86,7 +86,7 @@ class Demand:
             journey.settled(certificate_id, deadline_s)
             jobs = listed(journey.api, "/api/v1/jobs", certificate_id=certificate_id, kind="issuance")
             states = {job["id"]: job["state"] for job in jobs}
-            assert {states[job_id] for job_id in self.accepted.get(certificate_id, ())} <= {"Completed"}
+            assert {states[job_id] for job_id in self.accepted.get(certificate_id, ())} <= {"Completed"}, states
             versions = listed(journey.api, f"/api/v1/certificates/{certificate_id}/versions")
             completed = Counter(states.values())["Completed"]
             assert [version["generation"] for version in versions] == list(range(completed, 0, -1))
