@@ -47,6 +47,7 @@ async def ask(ctx: Context) -> float | None:
     """Ask about what is to be asked about now; return the seconds to the next."""
     while True:
         async with ctx.db.transaction() as tx:
+            await store.forget_outdated(tx)
             rows = await store.renewals_to_check(tx, _BATCH, _HOLD)
         for row in rows:
             await _ask(ctx, row)

@@ -342,9 +342,15 @@ async def watch_renewal(conn: Connection, certificate_id: str, agent_id: str, ve
     )
 
 
-async def forget_renewal(conn: Connection, certificate_id: str, agent_id: str) -> None:
-    """Forget a window: the holder's new version is of an issuer that is not asked."""
-    await conn.execute("DELETE FROM ca_renewals WHERE certificate_id = $1 AND agent_id = $2", certificate_id, agent_id)
+async def forget_outdated(conn: Connection) -> None:
+    """Forget due windows of versions that their holders have replaced, for instance by those of an issuer here."""
+    await conn.execute(
+        """
+        DELETE FROM ca_renewals AS watched WHERE check_at <= now() AND NOT EXISTS (
+          SELECT FROM holders WHERE holders.certificate_id = watched.certificate_id
+            AND holders.agent_id = watched.agent_id AND holders.version_id = watched.version_id)
+        """
+    )
 
 
 async def renewals_to_check(conn: Connection, limit: int, hold: timedelta) -> list[Row]:

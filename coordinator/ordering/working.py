@@ -65,22 +65,26 @@ async def take_up(ctx: Context) -> float | None:
     """Take orders whose time has come; return the seconds to the next. Keys of accounts are changed here as well."""
     await accounts.roll_over(ctx)
     room = AT_ONCE - len(ctx.ordering.tasks)
-    if room > 0:
-        async with ctx.db.transaction() as tx:
-            if gone := [name for name in await store.holders(tx) if is_gone(name)]:
-                await store.release(tx, gone)
-            taken = await store.claim(tx, room, ctx.name, HOLD)
-        crash_point("ca_order.taken")
-        for row in taken:
-            task = asyncio.create_task(_work(ctx, row["id"], row["epoch"]))
-            ctx.ordering.tasks[row["id"]] = task
-            task.add_done_callback(functools.partial(_done, ctx, row["id"]))
+    if room <= 0:
+        return None  # whichever ends first wakes this loop
+    async with ctx.db.transaction() as tx:
+        if gone := [name for name in await store.holders(tx) if is_gone(name)]:
+            await store.release(tx, gone)
+        taken = await store.claim(tx, room, ctx.name, HOLD)
+    crash_point("ca_order.taken")
+    for row in taken:
+        task = asyncio.create_task(_work(ctx, row["id"], row["epoch"]))
+        ctx.ordering.tasks[row["id"]] = task
+        task.add_done_callback(functools.partial(_done, ctx, row["id"]))
     async with ctx.db.connection() as conn:
         return await store.seconds_to_next(conn)
 
 
 def _done(ctx: Context, order_id: str, _task: asyncio.Task[None]) -> None:
+    was_full = len(ctx.ordering.tasks) >= AT_ONCE
     ctx.ordering.tasks.pop(order_id, None)
+    if was_full and not ctx.db.wakeups.closed:
+        ctx.db.wakeups.notify([ORDERS_TOPIC])
 
 
 async def _work(ctx: Context, order_id: str, epoch: int) -> None:

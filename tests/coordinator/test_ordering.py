@@ -17,6 +17,7 @@ from coordinator.bindings import service as bindings
 from coordinator.issuers import secrets
 from coordinator.jobs import service as jobs
 from coordinator.ordering import renewing, revoking, store, working
+from coordinator.ordering.queue import ORDERS_TOPIC
 from core import wire
 from core.acme import certificate_id_of
 from tests.connectors.issuers.acme.pebble import EAB_KEY, EAB_KID, NEWER, Pebble
@@ -179,6 +180,29 @@ async def test_the_authoritys_window_decides_when_and_the_next_order_names_what_
     assert len(await case.versions(certificate_id)) == 2
     newest, first = await case.orders(certificate_id)
     assert (first["replaces"], newest["replaces"]) == ("", certificate_id_of(leaf))
+
+
+async def test_a_window_of_a_version_that_was_replaced_is_forgotten(case: Case) -> None:
+    """It would be due for ever, and the loop that asks would never rest."""
+    await case.add(case.issuer())
+    certificate_id = await case.obtain()
+    await case.world.execute("UPDATE holders SET version_id = NULL WHERE certificate_id = $1", certificate_id)
+    assert await renewing.ask(case.world.ctx) is None
+    assert await case.world.value("SELECT count(*) FROM ca_renewals") == 0
+
+
+async def test_no_more_orders_are_taken_than_are_worked_on_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "AT_ONCE", 1)
+    await case.add(case.issuer())
+    await case.ask()
+    await case.ask(common_name="second.example.test")
+    await working.take_up(case.world.ctx)
+    assert await working.take_up(case.world.ctx) is None
+    assert len(case.world.ctx.ordering.tasks) == 1
+    with case.world.ctx.db.wakeups.subscribe(ORDERS_TOPIC) as waiter:
+        for task in list(case.world.ctx.ordering.tasks.values()):
+            task.cancel()
+        assert await waiter.wait(5)
 
 
 async def test_the_authority_is_told_of_a_revocation_until_it_knows(case: Case) -> None:
