@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.coordinator.histories import play
 from tests.coordinator.model.comparison import Tally
-from tests.coordinator.model.run import play
+from tests.coordinator.model.machine import Machine
 from tests.coordinator.model.stage import open_stage
 from tests.postgres import PostgresServer
 
@@ -19,6 +20,6 @@ SEED, HISTORIES, STEPS = 1, 40, 40
 def test_the_queue_does_what_its_model_says(postgres_server: PostgresServer, tmp_path: Path) -> None:
     tally = Tally()
     with open_stage(postgres_server, tmp_path) as stage:
-        play(stage, tally, seed_=SEED, examples=HISTORIES, steps=STEPS)
+        play(Machine, stage, tally, seed_=SEED, examples=HISTORIES, steps=STEPS)
     assert tally.steps > HISTORIES * STEPS, "a model that sees little proves little"
     assert len(tally.states) > HISTORIES, tally.table()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.coordinator.acme.oracle.comparison import Tally
-from tests.coordinator.acme.oracle.run import play
+from tests.coordinator.acme.oracle.machine import Machine
 from tests.coordinator.acme.oracle.stage import open_stage
+from tests.coordinator.histories import play
 from tests.postgres import PostgresServer
 
 SEED, HISTORIES, STEPS = 4, 10, 25
@@ -51,6 +52,6 @@ MAY_MISS = 5
 def test_the_server_does_what_certbots_library_expects(postgres_server: PostgresServer, tmp_path: Path) -> None:
     tally = Tally()
     with open_stage(postgres_server, tmp_path) as stage:
-        play(stage, tally, seed_=SEED, examples=HISTORIES, steps=STEPS, shrink=False)
+        play(Machine, stage, tally, seed_=SEED, examples=HISTORIES, steps=STEPS, shrink=False)
     missed = MET - {*tally.answers}
     assert len(missed) <= MAY_MISS, f"a model that sees little proves little: {missed}, {tally.table()}"
