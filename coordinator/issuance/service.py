@@ -452,10 +452,12 @@ async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: 
         "der": signed.der,
         "chain": [fingerprint(der) for der in signed.chain],
     }
-    await store.answer(tx, request["id"], version)
+    generation = await store.answer(tx, request["id"], version)
     await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
     if job["agent_id"] is None:  # its holder renews it by itself
-        tx.wake(renewal_policies.RENEWALS_TOPIC)
+        # A first version that outlives the loops' interval is theirs when they look by themselves.
+        if generation > 1 or facts.not_after < ctx.clock.now() + ctx.settings.loops.renewal_check:
+            tx.wake(renewal_policies.RENEWALS_TOPIC)
         return version_id, facts.serial
     validity = facts.not_before, facts.not_after
     due = await renewal_policies.renewal_time(tx, signed.renewal_policy_id, job["agent_id"], validity, ctx.clock.now())

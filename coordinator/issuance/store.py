@@ -107,31 +107,32 @@ async def next_interrupted(conn: Connection) -> float | None:
     return wait
 
 
-async def answer(conn: Connection, request_id: str, version: dict[str, Any]) -> None:
-    """Answer a request by a new version, its holder's next generation.
+async def answer(conn: Connection, request_id: str, version: dict[str, Any]) -> int:
+    """Answer a request by a new version, its holder's next generation; return which one that is.
 
     A certificate that no agent holds stands as the version that a client got: what triggers do for holders.
     """
     names = list(version)
     places = ", ".join(f"${place}" for place in range(2, len(names) + 2))
-    await conn.execute(
+    generation: int = await conn.fetchval(
         f"""
         WITH version AS (
           INSERT INTO certificate_versions ({", ".join(names)}, generation)
           SELECT {places}, coalesce(max(generation), 0) + 1
           FROM certificate_versions WHERE certificate_id = $3 AND holder = $4
-          RETURNING id, certificate_id, holder, not_after
+          RETURNING id, certificate_id, holder, not_after, generation
         ), certificate AS (
           UPDATE certificates SET standing = 'issued', expires_at = version.not_after FROM version
           WHERE certificates.id = version.certificate_id AND version.holder = 'client'
             AND NOT EXISTS (SELECT FROM holders WHERE holders.certificate_id = version.certificate_id)
         )
         UPDATE issuance_requests SET state = 'issued', version_id = version.id FROM version
-        WHERE issuance_requests.id = $1
+        WHERE issuance_requests.id = $1 RETURNING generation
         """,
         request_id,
         *version.values(),
     )
+    return generation
 
 
 async def save_issuer_certificates(conn: Connection, certificates: Sequence[tuple[str, bytes]]) -> None:
