@@ -90,6 +90,7 @@ def _environment(answers: Places | None) -> dict[str, str]:
         "CERTCTL_LOG_LEVEL": "error",
         "CERTCTL_ACME_SERVER_ENABLED": "true",
         "CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR": "0",
+        "CERTCTL_ACME_SERVER_RATE_LIMIT_SAME_NAMES_PER_HOUR": "0",
         "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "0",
     }
     if answers is None:

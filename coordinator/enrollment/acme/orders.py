@@ -7,7 +7,7 @@ crash leaves an order that says something else than what has happened.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -65,6 +65,9 @@ async def create(call: Call, tx: Transaction) -> Reply:
         raise Problem("invalidProfile", detail)
     _check_profile(call, wanted, _lifetime_s(call, body))
     await limits.take(tx, "acme orders", call.account_id, settings.orders_per_hour, _HOUR)
+    if body.replaces is None:  # what is replaced can be so once
+        subject = f"{call.account_id} {_digest([one.name for one in wanted])}"
+        await limits.take(tx, "acme orders of the same names", subject, settings.same_names_per_hour, _HOUR)
     if settings.concurrent_orders and await store.open_orders(tx, call.account_id) >= settings.concurrent_orders:
         detail = f"this account has {settings.concurrent_orders} open orders; finish or forget one first"
         raise Problem("rateLimited", detail, headers={"Retry-After": "60"})
@@ -93,6 +96,11 @@ async def _insert(call: Call, tx: Transaction, order: dict[str, Any]) -> Row:
     await audit.record(tx, call.actor, "acme_order.created", "acme_order", order["id"], details, call.request_id)
     crash_point("acme.order_created")
     return row
+
+
+def _digest(ordered: Iterable[Name]) -> str:
+    """Return what stands for a set of names."""
+    return hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(ordered)).encode()).hexdigest()
 
 
 def _lifetime_s(call: Call, body: NewOrder) -> int:
@@ -217,7 +225,7 @@ async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
     facts, csr = _read_csr(call)
     ordered = [names.read_one(msgspec.convert(each, Identifier)).name for each in row["identifiers"]]
     _check_csr(facts, frozenset(ordered))
-    digest = hashlib.sha256("\n".join(f"{name.kind}:{name}" for name in sorted(ordered)).encode()).hexdigest()
+    digest = _digest(ordered)
     known = await store.certificate_of(tx, call.account_id, digest)
     assert known is not None  # noqa: S101 - the account has signed this request
     try:

@@ -38,6 +38,7 @@ class ACMESettings:
     ari: bool
     ari_poll: timedelta
     orders_per_hour: int
+    same_names_per_hour: int
     concurrent_orders: int
     key_changes_per_hour: int
     responds_per_hour: int
@@ -75,6 +76,7 @@ def load(env: Environment) -> ACMESettings:
         ari=env.choice("CERTCTL_ACME_SERVER_ARI_ENABLED", "true", _SWITCH) == "true",
         ari_poll=env.read("CERTCTL_ACME_SERVER_ARI_POLL_INTERVAL", timedelta(hours=6), _duration),
         orders_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR", 100, _count),
+        same_names_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_SAME_NAMES_PER_HOUR", 20, _count),
         concurrent_orders=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS", 5, _count),
         key_changes_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_KEY_CHANGE_PER_HOUR", 5, _count),
         responds_per_hour=env.read("CERTCTL_ACME_SERVER_RATE_LIMIT_CHALLENGE_RESPONDS_PER_HOUR", 60, _count),

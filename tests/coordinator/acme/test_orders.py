@@ -270,6 +270,29 @@ async def test_limits_are_shared_by_replicas(database_url: str, tmp_path: Path) 
         refused(found, "rateLimited", 429)
 
 
+async def test_the_same_names_again_and_again(database_url: str, tmp_path: Path) -> None:
+    few = {"CERTCTL_ACME_SERVER_RATE_LIMIT_SAME_NAMES_PER_HOUR": "2"}
+    async with (
+        open_world(variables(database_url, tmp_path / "one", **ON, **few)) as one,
+        open_world(variables(database_url, tmp_path / "two", **ON, **few)) as two,
+    ):
+        here = Client(one)
+        await here.register()
+        there = Client(two, key=here.key)
+        there.kid = here.kid
+        certificate = leaf(await here.certificate("a.example", "b.example"))
+        assert (await there.order("b.example", "a.example")).status_code == 201
+        found = await here.order("a.example", "b.example")
+        refused(found, "rateLimited", 429)
+        assert 1700 <= int(found.headers["retry-after"]) <= 1800
+        assert (await here.order("a.example")).status_code == 201, "other names"
+        replaced = await here.order("a.example", "b.example", replaces=acme.certificate_id_of(certificate))
+        assert replaced.status_code == 201, "what replaces is no loop"
+        other = Client(one)
+        await other.register()
+        assert (await other.order("a.example", "b.example")).status_code == 201, "another account"
+
+
 async def approve(world: World, role: str) -> httpx.Response:
     (approval,) = (await world.get("/api/v1/approvals", state="pending"))["data"]
     return await world.http.post(f"/api/v1/approvals/{approval['id']}/approve", headers=bearer(KEYS[role]), json={})

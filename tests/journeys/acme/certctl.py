@@ -47,6 +47,7 @@ class CertctlServer:
             "CERTCTL_ACME_SERVER_TLSALPN01_PORT": str(ground.tls_port),
             "CERTCTL_ACME_SERVER_ALLOWED_NETWORKS": "127.0.0.0/8",
             "CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR": "0",
+            "CERTCTL_ACME_SERVER_RATE_LIMIT_SAME_NAMES_PER_HOUR": "0",
             "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "0",
         }
         self._ca_path = ground.folder / "https-root.pem"

@@ -183,7 +183,13 @@ def open_stage(server: PostgresServer, folder: Path) -> Iterator[Stage]:
 
 @contextlib.asynccontextmanager
 async def _two_coordinators(dsn: str, folder: Path, shown: Shown) -> AsyncIterator[list[World]]:
-    unlimited = ("ORDERS_PER_HOUR", "CONCURRENT_ORDERS", "KEY_CHANGE_PER_HOUR", "CHALLENGE_RESPONDS_PER_HOUR")
+    unlimited = (
+        "ORDERS_PER_HOUR",
+        "SAME_NAMES_PER_HOUR",
+        "CONCURRENT_ORDERS",
+        "KEY_CHANGE_PER_HOUR",
+        "CHALLENGE_RESPONDS_PER_HOUR",
+    )
     on = {
         "CERTCTL_ACME_SERVER_ENABLED": "true",
         "CERTCTL_ACME_SERVER_DNS01_RESOLVER": f"127.0.0.1:{shown.dns_port}",
