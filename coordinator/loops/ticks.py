@@ -23,7 +23,7 @@ from coordinator.limits import service as limits
 from coordinator.notifications import alerts, channels, delivery
 from coordinator.oidc import service as oidc
 from coordinator.operations import service as operations
-from coordinator.ordering import queue, renewing, revoking, working
+from coordinator.ordering import challenges, queue, renewing, revoking, working
 from coordinator.policies import service as policies
 from coordinator.renewal_policies import service as renewal_policies
 from coordinator.sessions import service as sessions
@@ -194,6 +194,7 @@ LOOPS = (
     Loop(queue.ORDERS_TOPIC, 30.0, working.take_up, purpose="orders certificates from authorities elsewhere"),
     Loop(queue.REVOCATIONS_TOPIC, 600.0, revoking.tell, purpose="tells authorities elsewhere of revocations"),
     Loop(queue.RENEWALS_TOPIC, 3600.0, renewing.ask, purpose="asks authorities elsewhere when to renew"),
+    Loop(queue.ANSWERS_TOPIC, 300.0, challenges.take_away_left, purpose="takes away answers that orders have left"),
     Loop("acme-gc", "acme_gc", acme.collect, purpose="forgets what ACME clients left, looks at challenges left over"),
     Loop("audit-months", 3600.0, _months, purpose="makes the audit trail's months and drops old ones"),
 )

@@ -57,13 +57,33 @@ async def over(conn: Connection, order_id: str) -> list[str]:
     """Have the answers of an order taken away; return the agents that have some to take away."""
     rows = await conn.fetch(
         """
-        UPDATE ca_challenges SET offered_at = NULL,
+        UPDATE ca_challenges SET offered_at = CASE WHEN agent_id IS NULL THEN now() END,
           state = CASE WHEN agent_id IS NULL THEN state WHEN boot = '' THEN 'gone' ELSE 'over' END
         WHERE order_id = $1 AND state IN ('wanted', 'shown', 'failed') RETURNING agent_id, state
         """,
         order_id,
     )
     return sorted({row["agent_id"] for row in rows if row["state"] == "over"})
+
+
+async def left(conn: Connection, again: timedelta, tried_for: timedelta) -> list[Row]:
+    """Return orders that are over, with whom they were at, of which answers are shown that nobody takes away now."""
+    return await conn.fetch(
+        """
+        SELECT DISTINCT orders.id, orders.issuer_id FROM ca_challenges AS answers
+        JOIN ca_orders AS orders ON orders.id = order_id
+        WHERE answers.state IN ('wanted', 'shown', 'failed') AND orders.status <> 'open'
+          AND finished_at > now() - $2::interval
+          AND (offered_at IS NULL OR offered_at < now() - $1::interval)
+        """,
+        again,
+        tried_for,
+    )
+
+
+async def stays(conn: Connection, challenge_id: str, problem: str) -> None:
+    """Note why an answer could not be taken away, where nothing is noted yet."""
+    await conn.execute("UPDATE ca_challenges SET problem = $2 WHERE id = $1 AND problem = ''", challenge_id, problem)
 
 
 async def gone(conn: Connection, challenge_id: str) -> None:

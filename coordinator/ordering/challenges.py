@@ -17,13 +17,14 @@ import structlog
 
 from connectors.issuers.acme import together
 from connectors.issuers.acme.challenges import Challenge
+from connectors.issuers.acme.config import ACMEConfig
 from connectors.issuers.acme.dns import registry
 from connectors.issuers.acme.dns.answerer import DNSAnswerer
 from connectors.issuers.acme.dns.script import ScriptConfig
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
-from coordinator.issuers import scripts
+from coordinator.issuers import scripts, secrets
 from coordinator.jobs import service as jobs
 from coordinator.ordering import challenge_store as store
 from coordinator.ordering import queue
@@ -45,6 +46,8 @@ SHOWN_WITHIN_S = 45.0
 OTHERS_WITHIN_S = 5.0
 """How long the others may take: one that is away must not keep the rest from their certificates."""
 MOST_A_POLL = 32
+_TRIED_AGAIN, _TRIED_FOR = timedelta(minutes=5), timedelta(days=7)
+"""How often and for how long a record is tried to be removed that could not be."""
 
 
 def topic(order_id: str) -> str:
@@ -61,7 +64,7 @@ async def show(ctx: Context, order: Row, authority: Authority, chosen: Sequence[
     agents = await _want(ctx, order, chosen, at_agents)
     in_dns = [row for row in await _rows(ctx, order["id"]) if row["agent_id"] is None and row["state"] == "wanted"]
     if in_dns:
-        answerer = _answerer(ctx, authority)
+        answerer = _answerer(ctx, authority.config)
         await together.for_each(in_dns, lambda row: _present(ctx, row, answerer))
     if at_agents:
         await _shown_by_agents(ctx, order, {each.url for each in at_agents}, agents)
@@ -115,17 +118,30 @@ async def _shown_by_agents(ctx: Context, order: Row, urls: set[str], agents: Seq
             await waiter.wait(left + 0.01)
 
 
-async def take_away(ctx: Context, order_id: str, authority: Authority | None) -> None:
-    """Have all answers of an order taken away; an error in that costs nobody a certificate."""
+async def take_away(ctx: Context, order_id: str, issuer_id: str) -> None:
+    """Have all answers of an order taken away; an error in that costs nobody a certificate: a loop tries again."""
     async with ctx.db.transaction() as tx:
         for agent in await store.over(tx, order_id):
             tx.wake(jobs.agent_topic(agent))
-    if authority is None or authority.config.dns is None:
-        return
     rows = [row for row in await _rows(ctx, order_id) if row["agent_id"] is None and row["state"] != "gone"]
-    if rows:
-        answerer = _answerer(ctx, authority)
-        await asyncio.gather(*(_clean_up(ctx, row, answerer) for row in rows))
+    if not rows:
+        return
+    try:
+        async with ctx.db.connection() as conn:
+            config, _ = await secrets.acme(ctx, conn, issuer_id)
+        answerer = _answerer(ctx, config)
+    except CertctlError as error:
+        log.warning("answers_left", order_id=order_id, detail=error.detail)
+        return
+    await asyncio.gather(*(_clean_up(ctx, row, answerer) for row in rows))
+
+
+async def take_away_left(ctx: Context) -> None:
+    """Take away what orders have left that are over: a coordinator died, or a record could not be removed."""
+    async with ctx.db.transaction() as tx:
+        left = await store.left(tx, _TRIED_AGAIN, _TRIED_FOR)
+    for row in left:
+        await take_away(ctx, row["id"], row["issuer_id"])
 
 
 async def _clean_up(ctx: Context, row: Row, answerer: DNSAnswerer) -> None:
@@ -134,13 +150,16 @@ async def _clean_up(ctx: Context, row: Row, answerer: DNSAnswerer) -> None:
         await answerer.clean_up(challenge)
     except CertctlError as error:
         log.warning("acme_clean_up_failed", name=str(challenge.name), challenge=challenge.type, cause=error.detail)
+        async with ctx.db.transaction() as tx:
+            await store.stays(tx, row["id"], f"TXT {challenge.dns_name} was not removed: {error.detail}")
         return
+    crash_point("ca_order.record_removed")
     async with ctx.db.transaction() as tx:
         await store.gone(tx, row["id"])
 
 
-def _answerer(ctx: Context, authority: Authority) -> DNSAnswerer:
-    config = authority.config.dns
+def _answerer(ctx: Context, acme: ACMEConfig) -> DNSAnswerer:
+    config = acme.dns
     assert config is not None  # noqa: S101 - a DNS challenge is chosen only with one
     kind, provider = config.provider
     if isinstance(provider, ScriptConfig):

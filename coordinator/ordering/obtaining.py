@@ -58,7 +58,7 @@ async def obtain(ctx: Context, row: Row) -> Obtained:
         order = await orders.resume(authority.account, state, _keeper(ctx, row, row["issuer_id"]))
     if order.state.status == PENDING:
         await _prove(ctx, row, authority, order)
-    await challenges.take_away(ctx, row["id"], authority)
+    await challenges.take_away(ctx, row["id"], authority.issuer_id)
     csr = bytes(row["csr"])
     await order.finalize(csr)
     crash_point("ca_order.finalized")

@@ -9,6 +9,7 @@ from core.ids import new_id
 ORDERS_TOPIC = "ca-orders"
 REVOCATIONS_TOPIC = "ca-revocations"
 RENEWALS_TOPIC = "ca-renewal-info"
+ANSWERS_TOPIC = "ca-answers"
 
 
 async def add(tx: Transaction, request_id: str, job_id: str, certificate_id: str, issuer_id: str) -> None:

@@ -179,15 +179,7 @@ async def _end(ctx: Context, row: Row, status: str, problem: str, failure: Failu
             details = {"order_id": row["id"], "job_id": row["job_id"], "cause": problem}
             await audit.record(tx, SYSTEM, "ca_order.failed", "certificate", row["certificate_id"], details)
         crash_point("ca_order.ended")
-    await challenges.take_away(ctx, row["id"], await _authority(ctx, row))
-
-
-async def _authority(ctx: Context, row: Row) -> accounts.Authority | None:
-    try:
-        return await accounts.authority(ctx, row["issuer_id"])
-    except CertctlError as error:
-        log.warning("answers_left", order_id=row["id"], detail=error.detail)
-        return None
+    await challenges.take_away(ctx, row["id"], row["issuer_id"])
 
 
 async def _locked_job(tx: Transaction, row: Row) -> Row | None:

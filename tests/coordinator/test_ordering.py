@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from coordinator.bindings import service as bindings
 from coordinator.issuers import secrets
 from coordinator.jobs import service as jobs
-from coordinator.ordering import renewing, revoking, store, working
+from coordinator.ordering import challenges, renewing, revoking, store, working
 from coordinator.ordering.queue import ORDERS_TOPIC
 from core import wire
 from core.acme import certificate_id_of
@@ -309,6 +309,43 @@ async def test_a_wildcard_without_a_dns_provider_is_refused_with_the_remedy(case
     await asyncio.gather(*case.world.ctx.ordering.tasks.values())
     (order,) = await case.orders(certificate_id)
     assert (order["status"], "set up here is http-01" in order["problem"]) == ("failed", True)
+
+
+async def test_a_record_that_could_not_be_removed_is_removed_later(
+    database_url: str, tmp_path: Path, pebble: Pebble
+) -> None:
+    script, locked = tmp_path / "txt", tmp_path / "locked"
+    script.write_text(
+        f"""#!/bin/sh
+test $1 = set-txt || test ! -e {locked} || {{ echo the zone is locked >&2; exit 1; }}
+exec curl -sf -d "{{\\"host\\":\\"$CERTCTL_DNS_FQDN.\\",\\"value\\":\\"$CERTCTL_DNS_VALUE\\"}}" \\
+  http://127.0.0.1:{pebble.control}/$1
+"""
+    )
+    script.chmod(0o755)
+    locked.touch()
+    dns = {
+        "script": {"present": [str(script), "set-txt"], "clean_up": [str(script), "clear-txt"]},
+        "lookup": {"propagation_deadline_s": 0},
+    }
+    allowed = {"CERTCTL_ACME_DNS_SCRIPTS_DIR": str(tmp_path)}
+    async with open_world(variables(database_url, tmp_path / "data", **allowed)) as world:
+        case = Case(world, pebble, await world.agent())
+        await case.add(case.issuer(challenge_type="dns-01", dns=dns))
+        certificate_id = await case.obtain()
+        (order,) = await case.orders(certificate_id)
+        (challenge,) = order["challenges"]
+        assert (order["status"], challenge["state"]) == ("issued", "shown")
+        assert challenge["problem"].startswith(f"TXT _acme-challenge.{HOST} was not removed: ")
+        assert "the zone is locked" in challenge["problem"]
+        locked.unlink()
+        for minutes, state in ((4, "shown"), (1, "gone")):
+            earlier = "UPDATE ca_challenges SET offered_at = offered_at - $1 * interval '1 min' RETURNING id"
+            await world.rows(earlier, minutes)
+            await challenges.take_away_left(world.ctx)
+            (order,) = await case.orders(certificate_id)
+            assert order["challenges"][0]["state"] == state
+        await world.ctx.ordering.stop()
 
 
 async def test_an_approval_comes_before_the_order(case: Case) -> None:
