@@ -22,6 +22,7 @@ import structlog
 from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from coordinator.answers import InOnePiece
 from coordinator.metrics import service as metrics
 from coordinator.web import problems
 from coordinator.web.headers import HSTS, SECURITY
@@ -166,6 +167,7 @@ class WatchedProtocol(HttpToolsProtocol):
             await send(message)
 
         cycle.send = noted  # type: ignore[method-assign]  # the library passes on what it finds here
+        cycle.transport = InOnePiece(self.loop, cycle.transport)  # type: ignore[assignment]  # what the library uses
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

@@ -6,7 +6,6 @@ It keeps one connection and one account, and believes every answer. Each request
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import socket
 import ssl
@@ -14,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httptools
 from joserfc import jws
 from joserfc.jwk import ECKey
 from joserfc.jws import JWSRegistry
@@ -100,35 +101,75 @@ def _dns_answer(query: bytes) -> bytes:
     return query[:2] + b"\x81\x80" + counts + query[_DNS_HEADER:end] + (_LOCALHOST if is_a else b"")
 
 
+class _Response:
+    """One response as httptools tells of it."""
+
+    def __init__(self) -> None:
+        self.headers, self.body, self.is_whole = dict[str, str](), b"", False
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.headers[name.decode().lower()] = value.decode()
+
+    def on_body(self, piece: bytes) -> None:
+        """Keep a piece of the body."""
+        self.body += piece
+
+    def on_message_complete(self) -> None:
+        """Note the end."""
+        self.is_whole = True
+
+
+class _Connection:
+    """One connection that is kept; each request is one write, so that a server need not read it in pieces."""
+
+    def __init__(self, host: str, port: int, ca: Path) -> None:
+        self._host = f"{host}:{port}"
+        raw = socket.create_connection((host, port), timeout=20)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tls = ssl.create_default_context(cafile=ca).wrap_socket(raw, server_hostname=host)
+
+    def ask(self, method: str, path: str, body: bytes) -> _Response:
+        """Return the response; ``HEAD`` has no body whatever its headers say."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: certctl-bench\r\n"
+        if body:
+            head += f"Content-Type: application/jose+json\r\nContent-Length: {len(body)}\r\n"
+        self._tls.sendall(f"{head}\r\n".encode() + body)
+        response = _Response()
+        while not response.is_whole:
+            piece = self._tls.recv(65536)
+            assert piece, "the server has closed the connection"
+            response.parser.feed_data(piece)
+            response.is_whole |= method == "HEAD" and piece.endswith(b"\r\n\r\n")
+        return response
+
+
 class Client:
     """An account and its connection; ``requests`` counts what it has asked, ``watch`` is around each request."""
 
     def __init__(self, directory_url: str, ca: Path, number: int, answers: Answers | None = None) -> None:
         parts = urlsplit(directory_url)
-        context = ssl.create_default_context(cafile=ca)
-        self._http = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=20)
+        self._connection = _Connection(parts.hostname or "", parts.port or 443, ca)
         self._key, self._kid, self._nonce = ECKey.generate_key("P-256"), "", ""
         self._tls_key, self._number, self._count = generate(KeyAlgorithm.ECDSA_P256), number, 0
         self._answers = answers
         self.requests = 0
         self.watch: Watch = lambda _: nullcontext()
-        self._directory = json.loads(self._ask("directory", "GET", directory_url)[1])
+        self._directory = json.loads(self._ask("directory", "GET", directory_url).body)
         self._ask("newNonce", "HEAD", self._directory["newNonce"])
         agreed = {"termsOfServiceAgreed": True}
-        self._kid = self._post("newAccount", self._directory["newAccount"], agreed)[0]["Location"]
+        self._kid = self._post("newAccount", self._directory["newAccount"], agreed).headers["location"]
 
-    def _ask(self, what: str, method: str, url: str, body: bytes = b"") -> tuple[Any, bytes]:
+    def _ask(self, what: str, method: str, url: str, body: bytes = b"") -> _Response:
         self.requests += 1
-        headers = {"User-Agent": "certctl-bench", **({"Content-Type": "application/jose+json"} if body else {})}
         with self.watch(what):
-            self._http.request(method, urlsplit(url).path, body or None, headers)
-            response = self._http.getresponse()
-            content = response.read()
-        self._nonce = response.headers.get("Replay-Nonce", self._nonce)
-        assert response.status < http.client.BAD_REQUEST, content
-        return response.headers, content
+            response = self._connection.ask(method, urlsplit(url).path, body)
+        self._nonce = response.headers.get("replay-nonce", self._nonce)
+        assert response.parser.get_status_code() < HTTPStatus.BAD_REQUEST, response.body
+        return response
 
-    def _post(self, what: str, url: str, payload: dict[str, Any] | None = None) -> tuple[Any, bytes]:
+    def _post(self, what: str, url: str, payload: dict[str, Any] | None = None) -> _Response:
         who = {"kid": self._kid} if self._kid else {"jwk": self._key.as_dict(private=False)}
         header = {"alg": "ES256", "nonce": self._nonce, "url": url, **who}
         plain = b"" if payload is None else json.dumps(payload).encode()
@@ -141,15 +182,15 @@ class Client:
         self._count += 1
         name = f"n{self._count}.c{self._number}.example.test"
         identifiers = {"identifiers": [{"type": "dns", "value": name}]}
-        headers, content = self._post("newOrder", self._directory["newOrder"], identifiers)
-        order, url = json.loads(content), headers["Location"]
+        made = self._post("newOrder", self._directory["newOrder"], identifiers)
+        order, url = json.loads(made.body), made.headers["location"]
         for each in order["authorizations"]:
-            authorization = json.loads(self._post("authorization", each)[1])
+            authorization = json.loads(self._post("authorization", each).body)
             if authorization["status"] == "pending":
                 self._prove(authorization["challenges"])
         order = self._until("order (polled)", url, order, "ready")
         csr = acme.encode(build_csr(self._tls_key, "", (parse_name(name),)))
-        order = json.loads(self._post("finalize", order["finalize"], {"csr": csr})[1])
+        order = json.loads(self._post("finalize", order["finalize"], {"csr": csr}).body)
         self._post("certificate", self._until("order (polled)", url, order, "valid")["certificate"])
 
     def _prove(self, challenges: list[JSON]) -> None:
@@ -162,5 +203,5 @@ class Client:
         while order["status"] != wanted:
             assert order["status"] in _WAITS, order
             time.sleep(_POLL_S)
-            order = json.loads(self._post(what, url)[1])
+            order = json.loads(self._post(what, url).body)
         return order

@@ -40,7 +40,7 @@ class Application:
 
     def __init__(self) -> None:
         self.length = 5
-        self.pieces, self.pause_s = 1, 0.0
+        self.pieces, self.pause_s, self.later_s = 1, 0.0, 0.0
         self.reads = True
         self.go = asyncio.Event()
         self.go.set()
@@ -57,6 +57,8 @@ class Application:
         await self.go.wait()
         length = (b"content-length", str(self.length).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        if self.later_s:
+            await asyncio.sleep(self.later_s)
         for left in reversed(range(self.pieces)):
             await send(
                 {"type": "http.response.body", "body": b"x" * (self.length // self.pieces), "more_body": left > 0}
@@ -316,6 +318,24 @@ async def test_what_is_not_http_is_refused_like_everything_else(tls: bool, hsts:
         answer = await peer.answer()
         assert document(answer)["status"] == 400
         assert (b"Strict-Transport-Security" in answer) == hsts
+
+
+async def test_an_answer_is_one_record_of_tls_unless_its_body_comes_later() -> None:
+    def ask() -> list[bytes]:
+        """Return the records of two answers, whose applications have their body at once and later."""
+        with listener.knock() as sock:
+            sock.settimeout(PATIENCE_S)
+            with listener._context.wrap_socket(sock, server_hostname="localhost") as connection:  # type: ignore[union-attr]
+                connection.sendall(GET)
+                whole = connection.recv(65536)
+                listener.application.later_s = TICK_S
+                connection.sendall(GET)
+                return [whole, connection.recv(65536), connection.recv(65536)]
+
+    async with serve(tls=True) as listener:
+        whole, head, body = await asyncio.to_thread(ask)
+    assert whole.endswith(b"\r\n\r\nxxxxx")
+    assert (head.endswith(b"\r\n\r\n"), body) == (True, b"xxxxx")
 
 
 async def test_many_requests_on_one_connection_leave_no_timer_behind() -> None:
