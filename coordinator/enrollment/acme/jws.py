@@ -12,18 +12,22 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
+from coordinator.enrollment.acme import mldsa
+from coordinator.enrollment.acme.mldsa import MLDSAKey
 from coordinator.enrollment.acme.problems import Problem
 from core import acme
 
-ALGORITHMS = ("ES256", "ES384", "RS256", "EdDSA")
-"""ML-DSA is not among them as long as the library has none."""
+ALGORITHMS = ("ES256", "ES384", "RS256", "EdDSA", *mldsa.ALGORITHMS)
 MAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 _LEAST_RSA_BITS, _MOST_RSA_BITS = 2048, 8192
 _CURVES = {"P-256": "ES256", "P-384": "ES384"}
-_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_ALGORITHMS = {name: JWSRegistry.algorithms[name] for name in (*ALGORITHMS, *MAC_ALGORITHMS)}
-"""The library's; "EdDSA" is what clients call Ed25519, whatever RFC 9864 says."""
-AccountKey = RSAKey | ECKey | OKPKey
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+_ALGORITHMS: dict[str, Any] = {
+    **{name: JWSRegistry.algorithms[name] for name in ("ES256", "ES384", "RS256", "EdDSA", *MAC_ALGORITHMS)},
+    **{name: mldsa.Algorithm(name) for name in mldsa.ALGORITHMS},
+}
+"""The library's and ours; "EdDSA" is what clients call Ed25519, whatever RFC 9864 says."""
+AccountKey = RSAKey | ECKey | OKPKey | MLDSAKey
 
 
 class _Flattened(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,17 +110,21 @@ def read_key(jwk: dict[str, Any] | None, alg: str) -> AccountKey:
             fits = alg == "RS256"
         case OKPKey() if jwk.get("crv") == "Ed25519":
             fits = alg == "EdDSA"
+        case MLDSAKey():
+            fits = alg == key.alg
         case _:
-            raise Problem("badPublicKey", "use a key on P-256, P-384 or Ed25519, or RSA of at least 2048 bits")
+            raise Problem("badPublicKey", "use a key on P-256, P-384 or Ed25519, RSA of at least 2048 bits, or ML-DSA")
     if not fits:
         raise Problem("badSignatureAlgorithm", f"{alg} does not fit the key", members={"algorithms": list(ALGORITHMS)})
     return key
 
 
 @lru_cache(maxsize=1024)
-def _imported(jwk: bytes) -> OctKey | RSAKey | ECKey | OKPKey:
+def _imported(jwk: bytes) -> OctKey | RSAKey | ECKey | OKPKey | MLDSAKey:
     """Return a key out of its JSON; an account sends several requests with the same one."""
     fields = msgspec.json.decode(jwk, type=dict[str, Any])
+    if fields.get("kty") == mldsa.KEY_TYPE:
+        return MLDSAKey.import_key(fields)
     return JWKRegistry.import_key({name: fields[name] for name in fields if name not in {"use", "key_ops", "alg"}})
 
 

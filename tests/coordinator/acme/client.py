@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
@@ -38,7 +39,24 @@ _REGISTRY = _Registry(
     ["ES256", "ES384", "RS256", "EdDSA", "HS256", "PS256", "ES512", "none"],
     strict_check_header=False,
 )
-Key = ECKey | RSAKey | OKPKey | OctKey
+
+
+class MLDSAKeyPair:
+    """A private key of RFC 9964, with as much of the library's ways as is needed here."""
+
+    def __init__(self, alg: str, private: MLDSA44PrivateKey | MLDSA65PrivateKey | MLDSA87PrivateKey) -> None:
+        self.alg, self.private = alg, private
+
+    def as_dict(self, *, private: bool) -> dict[str, str]:
+        jwk = {"kty": "AKP", "alg": self.alg, "pub": acme.encode(self.private.public_key().public_bytes_raw())}
+        return {**jwk, "priv": acme.encode(self.private.private_bytes_raw())} if private else jwk
+
+    def signed(self, header: Mapping[str, Any], payload: bytes) -> str:
+        parts = f"{acme.encode(msgspec.json.encode(header))}.{acme.encode(payload)}"
+        return f"{parts}.{acme.encode(self.private.sign(parts.encode()))}"
+
+
+Key = ECKey | RSAKey | OKPKey | OctKey | MLDSAKeyPair
 
 
 def new_key() -> ECKey:
@@ -47,7 +65,11 @@ def new_key() -> ECKey:
 
 def signed(header: Mapping[str, Any], payload: bytes, key: Key) -> dict[str, str]:
     """Return flattened JSON with exactly this header."""
-    protected, body, signature = jws.serialize_compact(dict(header), payload, key, registry=_REGISTRY).split(".")
+    if isinstance(key, MLDSAKeyPair):
+        text = key.signed(header, payload)
+    else:
+        text = jws.serialize_compact(dict(header), payload, key, registry=_REGISTRY)
+    protected, body, signature = text.split(".")
     return {"protected": protected, "payload": body, "signature": signature}
 
 

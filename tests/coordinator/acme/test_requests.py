@@ -6,14 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from coordinator.enrollment.acme.mldsa import MLDSAKey
 from core import acme
-from tests.coordinator.acme.client import JOSE, ON, Client, new_key, refused, signed
+from tests.coordinator.acme.client import JOSE, ON, Client, MLDSAKeyPair, new_key, refused, signed
 from tests.coordinator.world import World, open_world, variables
 
 pytestmark = pytest.mark.anyio
 _WEAK = acme.encode(b"\xc5" * 128)
+_ML_DSA = MLDSAKeyPair("ML-DSA-44", MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
 _SNAPSHOT = """SELECT (SELECT count(*) FROM acme_accounts) || ' ' || (SELECT count(*) FROM acme_orders) || ' '
   || (SELECT count(*) FROM audit_events)"""
 
@@ -135,7 +138,7 @@ async def test_other_algorithms_are_refused_by_name(world: World, alg: str) -> N
     header = {"alg": alg, "nonce": await client.fresh_nonce(), "url": url, "jwk": client.key.as_dict(private=False)}
     body = {"protected": acme.encode(json.dumps(header).encode()), "payload": acme.encode(b"{}"), "signature": "AA"}
     found = refused(await client.send(url, body), "badSignatureAlgorithm", 400)
-    assert found["algorithms"] == ["ES256", "ES384", "RS256", "EdDSA"]
+    assert found["algorithms"] == ["ES256", "ES384", "RS256", "EdDSA", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"]
 
 
 async def test_a_public_key_is_no_mac_key(client: Client) -> None:
@@ -169,8 +172,16 @@ async def test_a_changed_payload_is_refused(client: Client) -> None:
         (OKPKey.generate_key("X25519"), "EdDSA", "badPublicKey"),
         (ECKey.generate_key("P-384"), "ES256", "badSignatureAlgorithm"),
         (RSAKey.generate_key(2048), "ES256", "badSignatureAlgorithm"),
+        (_ML_DSA.as_dict(private=False), "ML-DSA-65", "badSignatureAlgorithm"),
+        (_ML_DSA.as_dict(private=True), "ML-DSA-44", "badPublicKey"),
+        ({**_ML_DSA.as_dict(private=False), "alg": "ML-DSA-65"}, "ML-DSA-65", "badPublicKey"),
+        ({"kty": "AKP", "alg": "SLH-DSA-SHA2-128s", "pub": "AA"}, "ML-DSA-44", "badPublicKey"),
+        ({"kty": "AKP", "alg": ["ML-DSA-44"], "pub": 5}, "ML-DSA-44", "badPublicKey"),
     ],
-    ids=["RSA 1024", "P-521", "secp256k1", "X25519", "P-384 with ES256", "RSA with ES256"],
+    ids=[
+        *("RSA 1024", "P-521", "secp256k1", "X25519", "P-384 with ES256", "RSA with ES256"),
+        *("ML-DSA-44 with ML-DSA-65", "a private ML-DSA", "ML-DSA too short", "another AKP", "no AKP"),
+    ],
 )
 async def test_weak_and_strange_keys_are_refused(world: World, key: Any, alg: str, kind: str) -> None:
     client = Client(world)
@@ -198,14 +209,31 @@ async def test_a_private_key_in_a_jwk_is_refused(world: World) -> None:
         (ECKey.generate_key("P-384"), "ES384"),
         (RSAKey.generate_key(2048), "RS256"),
         (OKPKey.generate_key("Ed25519"), "EdDSA"),
+        (_ML_DSA, "ML-DSA-44"),
+        (MLDSAKeyPair("ML-DSA-65", MLDSA65PrivateKey.generate()), "ML-DSA-65"),
+        (MLDSAKeyPair("ML-DSA-87", MLDSA87PrivateKey.generate()), "ML-DSA-87"),
     ],
-    ids=["ES384", "RS256", "EdDSA"],
+    ids=["ES384", "RS256", "EdDSA", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"],
 )
 async def test_every_algorithm_that_is_offered_works(world: World, key: Any, alg: str) -> None:
     client = Client(world, key=key)
     client.alg = alg
     assert (await client.register()).status_code == 201
     assert (await client.certificate("a.example")).startswith(b"-----BEGIN CERTIFICATE")
+
+
+async def test_a_signature_by_ml_dsa_has_to_fit(world: World) -> None:
+    client, other = Client(world, key=_ML_DSA), MLDSAKeyPair("ML-DSA-44", MLDSA44PrivateKey.generate())
+    client.alg = "ML-DSA-44"
+    assert (await client.register()).status_code == 201
+    client.key = other
+    refused(await client.post("new-order", {}), "unauthorized", 403)
+
+
+def test_the_thumbprint_of_an_ml_dsa_key() -> None:
+    """The example of RFC 9964: a seed of zeros, and the kid that is its thumbprint."""
+    key = MLDSAKey.import_key(_ML_DSA.as_dict(private=False))
+    assert key.thumbprint() == "T4xl70S7MT6Zeq6r9V9fPJGVn76wfnXJ21-gyo0Gu6o"
 
 
 async def test_another_content_type_is_refused(client: Client) -> None:
