@@ -1,4 +1,4 @@
-"""ML-DSA for signed requests (RFC 9964): keys of the type AKP, which name their algorithm; the JOSE library has none."""
+"""ML-DSA for signed requests (RFC 9964), which the JOSE library lacks: keys of the type AKP name their algorithm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 
 from core import acme
@@ -36,7 +36,11 @@ class MLDSAKey:
             message = f"it needs a pub, and an alg that is one of {', '.join(ALGORITHMS)}"
             raise ValueError(message)
         raw = acme.decode(pub)
-        _PUBLIC_KEYS[alg].from_public_bytes(raw)
+        try:
+            _PUBLIC_KEYS[alg].from_public_bytes(raw)
+        except UnsupportedAlgorithm as error:
+            message = f"{alg} needs a newer OpenSSL here"
+            raise ValueError(message) from error
         return cls(alg, acme.encode(raw))
 
     def as_dict(self, *, private: bool = False) -> dict[str, str]:
