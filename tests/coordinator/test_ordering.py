@@ -26,6 +26,8 @@ from tests.coordinator.world import FakeAgent, World, csr_for, done, open_world,
 pytestmark = pytest.mark.anyio
 ISSUER, PROFILE, HOST = "iss-public", "prof-public", "www.example.test"
 SECRET = EAB_KEY
+LIVES = {"classic": 90 * 86400, "shortlived": 6 * 86400, "tlsserver": 45 * 86400}
+"""What an authority with profiles offers: the seconds that its certificates live, by profile."""
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +348,50 @@ exec curl -sf -d "{{\\"host\\":\\"$CERTCTL_DNS_FQDN.\\",\\"value\\":\\"$CERTCTL_
             (order,) = await case.orders(certificate_id)
             assert order["challenges"][0]["state"] == state
         await world.ctx.ordering.stop()
+
+
+@pytest.fixture
+def offering(case: Case, tmp_path: Path) -> Iterator[None]:
+    """Let the case be at an authority with certificates of several kinds."""
+    kinds = {name: {"description": name, "validityPeriod": seconds} for name, seconds in LIVES.items()}
+    case.pebble = Pebble(tmp_path / "offering", program=NEWER, profiles=kinds).start()
+    try:
+        yield
+    finally:
+        case.pebble.stop()
+
+
+@pytest.mark.skipif(not NEWER.exists(), reason="a Pebble with profiles is built by make peers-acme where Go is")
+@pytest.mark.usefixtures("offering")
+@pytest.mark.parametrize("profile", LIVES)
+async def test_a_certificate_is_of_the_profile_that_the_issuer_names(case: Case, profile: str) -> None:
+    await case.add(case.issuer(profile=profile))
+    (version,) = await case.versions(await case.obtain())
+    leaf = x509.load_der_x509_certificate(version["der"])
+    seconds = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
+    assert seconds + 1 == LIVES[profile]  # the last second counts (RFC 5280 section 4.1.2.5)
+    renew_at = await case.world.value("SELECT renew_at FROM holders")
+    assert leaf.not_valid_before_utc < renew_at < leaf.not_valid_after_utc
+
+
+@pytest.mark.skipif(not NEWER.exists(), reason="a Pebble with profiles is built by make peers-acme where Go is")
+@pytest.mark.usefixtures("offering")
+async def test_a_profile_that_the_authority_has_not_is_named_with_those_it_has(case: Case) -> None:
+    await case.add(case.issuer(profile="forever"))
+    certificate_id = await case.ask()
+    await case.work()
+    (order,) = await case.orders(certificate_id)
+    offered = "classic, shortlived, tlsserver"
+    cause = f"the authority has no profile 'forever'; set config.profile to one that it has: {offered}"
+    assert (order["status"], order["problem"], order["authority_status"]) == ("failed", cause, "")
+    assert cause in (await case.world.get(f"/api/v1/certificates/{certificate_id}"))["status"]["reason"]
+    assert case.pebble.asked("/order-plz") == 0
+    mended = {"config": case.issuer(profile="classic")["config"]}
+    done(await case.world.call("PATCH", f"/api/v1/issuers/{ISSUER}", json=mended))
+    await case.world.post(f"/api/v1/certificates/{certificate_id}/renew")
+    await case.hand_in()
+    await case.work()
+    assert len(await case.versions(certificate_id)) == 1
 
 
 async def test_an_approval_comes_before_the_order(case: Case) -> None:

@@ -23,7 +23,7 @@ from connectors.issuers.acme.certificates import Issued
 from connectors.issuers.acme.challenges import Authorization, AuthorizationDocument, Challenge, identifier
 from connectors.issuers.acme.client import Meta
 from connectors.issuers.acme.polling import until
-from connectors.issuers.acme.problems import AlreadyReplaced, Problem, failure_of
+from connectors.issuers.acme.problems import AlreadyReplaced, Problem, failure_of, printable
 from connectors.issuers.acme.state import INVALID, PENDING, PROCESSING, READY, VALID, OrderDocument, OrderState
 from connectors.issuers.acme.transport import Answer
 from core.acme import encode
@@ -243,8 +243,11 @@ async def _place(account: Account, url: str, request: dict[str, Any]) -> Answer:
 
 def _check_profile(profile: str, meta: Meta) -> None:
     if profile not in meta.profiles:
-        known = ", ".join(sorted(meta.profiles)) or "none"
-        raise Misconfigured(f"the authority has no profile {profile!r}; it has: {known}")
+        known = printable(", ".join(sorted(meta.profiles)))
+        remedy = (
+            f"set config.profile to one that it has: {known}" if known else "it has none: leave config.profile empty"
+        )
+        raise Misconfigured(f"the authority has no profile {profile!r}; {remedy}")
 
 
 def _failure_of(authorization: Authorization) -> tuple[str, CertctlError] | None:

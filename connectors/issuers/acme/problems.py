@@ -126,7 +126,7 @@ _REMEDIES = {
     "dns": "look at the name's DNS records and servers",
     "externalAccountRequired": "set eab_kid and eab_hmac to what the authority gives its customers",
     "invalidContact": "correct the e-mail address",
-    "invalidProfile": "choose one of the authority's profiles",
+    "invalidProfile": "set config.profile to one of the authority's profiles",
     "rejectedIdentifier": "leave that name out, or ask another authority",
     "unsupportedContact": "use an e-mail address as the contact",
     "unsupportedIdentifier": "leave that name out, or ask another authority",
