@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -40,12 +40,19 @@ class WebServer(Nginx):
         )
         self.config.write_text(self.config.read_text().removesuffix("}\n") + block + "}\n")
 
+    def greets(self) -> bool:
+        """Say whether the start page is served."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.http_port}/", trust_env=False, timeout=5).text == "the shop\n"
+        except httpx.HTTPError:
+            return False
+
 
 class Visits:
-    """Somebody who asks for the start page all the time."""
+    """Somebody who comes all the time, and is served or not."""
 
-    def __init__(self, url: str) -> None:
-        self._url, self._over = url, threading.Event()
+    def __init__(self, served: Callable[[], bool]) -> None:
+        self._served, self._over = served, threading.Event()
         self.count = self.failed = 0
         self._thread = threading.Thread(target=self._visit)
 
@@ -60,10 +67,7 @@ class Visits:
     def _visit(self) -> None:
         while not self._over.wait(0.05):
             self.count += 1
-            try:
-                self.failed += httpx.get(self._url, trust_env=False, timeout=5).text != "the shop\n"
-            except httpx.HTTPError:
-                self.failed += 1
+            self.failed += not self._served()
 
 
 @pytest.fixture
@@ -84,10 +88,10 @@ def public(journey: Journey, authority: Pebble, **config: Any) -> None:
     add_issuer(journey, authority.directory_url, authority.root, **config)
 
 
-def add_issuer(journey: Journey, directory_url: str, root: str, **config: Any) -> None:
+def add_issuer(journey: Journey, directory_url: str, root: str, name: str = "public", **config: Any) -> None:
     body = {
-        "id": ISSUER,
-        "name": "public",
+        "id": f"iss-{name}",
+        "name": name,
         "type": "acme",
         "config": {
             "directory_url": directory_url,
@@ -98,9 +102,8 @@ def add_issuer(journey: Journey, directory_url: str, root: str, **config: Any) -
         },
     }
     journey.api.post("/api/v1/issuers", body)
-    journey.api.post(
-        "/api/v1/profiles", {"id": PROFILE, "name": "public", "default_issuer_id": ISSUER, "max_lifetime_s": 7776000}
-    )
+    profile = {"id": f"prof-{name}", "name": name, "default_issuer_id": f"iss-{name}", "max_lifetime_s": 7776000}
+    journey.api.post("/api/v1/profiles", profile)
 
 
 def root_of(authority: Pebble) -> str:
@@ -126,7 +129,7 @@ def test_a_site_is_proved_through_its_web_server_whose_port_80_goes_on_serving(
     agent = stage.agent("edge", coordinator, server.policy() + f'\n[challenges]\nhttp = "127.0.0.1:{agent_port}"\n')
     journey = Journey(coordinator)
     public(journey, authority)
-    with Visits(f"http://127.0.0.1:{web_port}/") as visits:
+    with Visits(server.greets) as visits:
         certificate_id = journey.want(SITE, journey.target(agent, server, SITE), profile_id=PROFILE)
         seen, _ = wait_for_change(server.port, SITE, "", root_pem=root_of(authority), deadline_s=60)
         journey.settled(certificate_id)
