@@ -11,6 +11,8 @@ from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.servers import Site, toml_string
 from tests.journeys.targets.subject import PROBE_S, SITE, OneProgram, two_sites
 
+SERVER = "/usr/sbin/apache2"
+"""Started by itself: apache2ctl waits for it, and would end without it."""
 BINARY = "/usr/sbin/apache2ctl"
 MODULES = Path("/usr/lib/apache2/modules")
 
@@ -26,7 +28,7 @@ class Apache(OneProgram):
         self.conf = folder / "apache2.conf"
         self.site, self.other = two_sites(folder)
         self.mend()
-        self.process = Process(folder.name, [BINARY, "-f", str(self.conf), "-D", "FOREGROUND"], folder / "server.log")
+        self.process = Process(folder.name, [SERVER, "-f", str(self.conf), "-D", "FOREGROUND"], folder / "server.log")
 
     @classmethod
     def version(cls) -> str:
