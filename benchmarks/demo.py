@@ -1,4 +1,4 @@
-"""The demo: a coordinator, two agents and two TLS servers on this machine; every claim is checked over the network.
+"""The demo: a coordinator, two agents and three TLS servers on this machine; all claims are checked over the network.
 
     python -m benchmarks.demo          runs on until Ctrl-C
     python -m benchmarks.demo --once   stops by itself; exit code 0 only when everything was seen on the wire
@@ -18,6 +18,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from benchmarks.lab import acmehost
+from benchmarks.lab.acmeclient import EAB
 from benchmarks.lab.fleet import API, Agent, Coordinator
 from benchmarks.lab.processes import REPOSITORY, Process, free_ports, stopped_at_the_end
 from benchmarks.lab.servers import Nginx, Server, SmallServer, find_nginx
@@ -49,6 +52,8 @@ LIFETIMES = {
 }
 SHORT = "heartbeat.example.test"
 BROKEN = "shop.example.test"
+GUEST = "guest.example.test"
+"""The name on a host that has an ACME client and no agent."""
 ALGORITHMS = {"mail.example.test": "rsa-2048", "intranet.example.test": "ecdsa-p384"}
 
 
@@ -97,32 +102,33 @@ class Demo:
         root = _root(coordinator)
         self._issue(api, root)
         self._renew_on_demand(api, root)
+        self._issue_by_acme(coordinator, api, root)
         self._break_and_mend(api, root)
         self._renew_by_time(root)
         return coordinator
 
     def _coordinator(self) -> Coordinator:
-        coordinator = Coordinator(self.folder / "coordinator")
+        coordinator = Coordinator(self.folder / "coordinator", {"CERTCTL_ACME_SERVER_ENABLED": "true"})
         self.processes.append(coordinator.process)
         coordinator.start()
         self.say(f"coordinator ready at {coordinator.url}, with a database and a certificate authority of its own")
         return coordinator
 
     def _servers(self) -> list[Server]:
-        kind: type[Nginx | SmallServer] = Nginx if find_nginx() else SmallServer
         names = list(LIFETIMES)
-        servers: list[Server] = []
-        for number, port in enumerate(free_ports(2)):
-            mine = names[number::2]
-            name = f"web-{number + 1}"
-            server = kind(name, self.folder / name, port, [each.encode("idna").decode() for each in mine])
-            self.processes.append(server.process)
-            server.start()
-            servers.append(server)
-            self.wanted |= {each: Wanted(each, LIFETIMES[each], server) for each in mine}
-        what = "nginx" if kind is Nginx else "small TLS server of the demo's own (nginx is not installed)"
+        servers = [self._server(f"web-{number + 1}", names[number::2]) for number in range(2)]
+        nginx = isinstance(servers[0], Nginx)
+        what = "nginx" if nginx else "small TLS server of the demo's own (nginx is not installed)"
         self.say(f"2 × {what}, {len(names)} names, each with an expired placeholder certificate")
         return servers
+
+    def _server(self, name: str, names: Sequence[str]) -> Server:
+        kind: type[Nginx | SmallServer] = Nginx if find_nginx() else SmallServer
+        (port,) = free_ports(1)
+        server = kind(name, self.folder / name, port, [each.encode("idna").decode() for each in names])
+        self.processes.append(server.process)
+        self.wanted |= {each: Wanted(each, LIFETIMES.get(each, 0), server) for each in names}
+        return server.start()
 
     def _agents(self, coordinator: Coordinator, servers: list[Server]) -> None:
         api = coordinator.api()
@@ -170,6 +176,23 @@ class Demo:
         self._await_new(wanted, wanted.seen.fingerprint, root, asked)
         wanted.how = "renewed on demand"
         self.say(f"{wanted.name} renewed on demand: new key, new certificate, served {wanted.seconds:.2f} s later")
+
+    def _issue_by_acme(self, coordinator: Coordinator, api: API, root: str) -> None:
+        """Let a client that knows nothing of certctl get a certificate from its ACME server."""
+        server = self._server("web-3", [GUEST])
+        wanted, placeholder = self.wanted[GUEST], look(server.port, GUEST)
+        key = api.post("/api/v1/acme-eab-keys", {"name": server.name, "allowed_names": [GUEST]})
+        asked, directory = time.monotonic(), f"{coordinator.url}/acme/directory"
+        eab = EAB(key["id"], key["hmac_key"])
+        obtained = acmehost.obtain(self.folder / "acme", directory, coordinator.ca_path, eab, GUEST)
+        server.install(GUEST, obtained.chain, obtained.key)
+        self._await_new(wanted, placeholder.fingerprint if placeholder else "", root, asked)
+        (known,) = api.get("/api/v1/certificates", common_name=GUEST)["data"]
+        wanted.certificate_id, wanted.lifetime_s = known["id"], known["lifetime_s"]
+        wanted.how = f"{obtained.client}, by ACME"
+        self.say(
+            f"{server.name} has no agent: {obtained.client} got {GUEST} by ACME, served {wanted.seconds:.1f} s later"
+        )
 
     def _break_and_mend(self, api: API, root: str) -> None:
         """Damage a server's configuration: the old certificate stays, and what was asked for is done once it can be."""

@@ -15,28 +15,35 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 from joserfc import jws
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, OctKey
 from joserfc.jws import JWSRegistry
 from joserfc.registry import HeaderParameter
 
 from benchmarks.lab.fleet import JSON
 from core import acme
 from core.csr import build_csr
-from core.keys import KeyAlgorithm, generate
+from core.keys import KeyAlgorithm, generate, to_pem
 from core.names import parse_name
 
-_REGISTRY = JWSRegistry({name: HeaderParameter(name, "str") for name in ("nonce", "url")}, ["ES256"])
+_REGISTRY = JWSRegistry({name: HeaderParameter(name, "str") for name in ("nonce", "url")}, ["ES256", "HS256"])
 _WAITS = frozenset({"pending", "processing"})
 _POLL_S = 0.01
 _DNS_A, _DNS_HEADER = 1, 12
 _LOCALHOST = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x7f\x00\x00\x01"
 """An answer's record: the question's name, type A, class IN, 60 s, 127.0.0.1 (RFC 1035 section 4.1.3)."""
 Watch = Callable[[str], AbstractContextManager[None]]
+
+
+class EAB(NamedTuple):
+    """An external account (RFC 8555 section 7.3.4): its key identifier, and its HMAC key in base64url."""
+
+    kid: str
+    hmac_key: str
 
 
 class Answers:
@@ -144,11 +151,23 @@ class _Connection:
             response.is_whole |= method == "HEAD" and piece.endswith(b"\r\n\r\n")
         return response
 
+    def close(self) -> None:
+        """Close it."""
+        self._tls.close()
+
+
+def _signed(header: dict[str, Any], payload: bytes, key: ECKey | OctKey) -> dict[str, str]:
+    """Return a JWS in flattened JSON (RFC 7515 section 7.2.2)."""
+    parts = jws.serialize_compact(header, payload, key, registry=_REGISTRY).split(".")
+    return dict(zip(("protected", "payload", "signature"), parts, strict=True))
+
 
 class Client:
     """An account and its connection; ``requests`` counts what it has asked, ``watch`` is around each request."""
 
-    def __init__(self, directory_url: str, ca: Path, number: int, answers: Answers | None = None) -> None:
+    def __init__(
+        self, directory_url: str, ca: Path, number: int, answers: Answers | None = None, eab: EAB | None = None
+    ) -> None:
         parts = urlsplit(directory_url)
         self._connection = _Connection(parts.hostname or "", parts.port or 443, ca)
         self._key, self._kid, self._nonce = ECKey.generate_key("P-256"), "", ""
@@ -158,8 +177,22 @@ class Client:
         self.watch: Watch = lambda _: nullcontext()
         self._directory = json.loads(self._ask("directory", "GET", directory_url).body)
         self._ask("newNonce", "HEAD", self._directory["newNonce"])
-        agreed = {"termsOfServiceAgreed": True}
-        self._kid = self._post("newAccount", self._directory["newAccount"], agreed).headers["location"]
+        account = {"termsOfServiceAgreed": True, **({"externalAccountBinding": self._bound(eab)} if eab else {})}
+        self._kid = self._post("newAccount", self._directory["newAccount"], account).headers["location"]
+
+    def close(self) -> None:
+        """Close its connection."""
+        self._connection.close()
+
+    @property
+    def key(self) -> bytes:
+        """Return the key of its certificates in PEM."""
+        return to_pem(self._tls_key).reveal()
+
+    def _bound(self, eab: EAB) -> dict[str, str]:
+        header = {"alg": "HS256", "kid": eab.kid, "url": self._directory["newAccount"]}
+        secret = OctKey.import_key({"kty": "oct", "k": eab.hmac_key})
+        return _signed(header, json.dumps(self._key.as_dict(private=False)).encode(), secret)
 
     def _ask(self, what: str, method: str, url: str, body: bytes = b"") -> _Response:
         self.requests += 1
@@ -173,14 +206,15 @@ class Client:
         who = {"kid": self._kid} if self._kid else {"jwk": self._key.as_dict(private=False)}
         header = {"alg": "ES256", "nonce": self._nonce, "url": url, **who}
         plain = b"" if payload is None else json.dumps(payload).encode()
-        protected, body, signature = jws.serialize_compact(header, plain, self._key, registry=_REGISTRY).split(".")
-        signed = json.dumps({"protected": protected, "payload": body, "signature": signature}).encode()
-        return self._ask(what, "POST", url, signed)
+        return self._ask(what, "POST", url, json.dumps(_signed(header, plain, self._key)).encode())
 
     def flow(self) -> None:
-        """Get one certificate: order, authorization, challenge where it is asked for, finalize, download."""
+        """Get one certificate for a name of its own."""
         self._count += 1
-        name = f"n{self._count}.c{self._number}.example.test"
+        self.obtain(f"n{self._count}.c{self._number}.example.test")
+
+    def obtain(self, name: str) -> bytes:
+        """Order, authorization, challenge where it is asked for, finalize, download; return the chain in PEM."""
         identifiers = {"identifiers": [{"type": "dns", "value": name}]}
         made = self._post("newOrder", self._directory["newOrder"], identifiers)
         order, url = json.loads(made.body), made.headers["location"]
@@ -191,7 +225,7 @@ class Client:
         order = self._until("order (polled)", url, order, "ready")
         csr = acme.encode(build_csr(self._tls_key, "", (parse_name(name),)))
         order = json.loads(self._post("finalize", order["finalize"], {"csr": csr}).body)
-        self._post("certificate", self._until("order (polled)", url, order, "valid")["certificate"])
+        return self._post("certificate", self._until("order (polled)", url, order, "valid")["certificate"]).body
 
     def _prove(self, challenges: list[JSON]) -> None:
         challenge = next(each for each in challenges if each["type"] == acme.HTTP_01)

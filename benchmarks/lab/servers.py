@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import shutil
+import signal
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -78,6 +79,12 @@ class Server(ABC):
         first = next(iter(self.sites))
         self.process.await_ready(lambda: look(self.port, first) is not None)
         return self
+
+    def install(self, site: str, chain: bytes, key: bytes) -> None:
+        """Serve a pair from now on, as a script on its host would have it."""
+        self.sites[site].cert_path.write_bytes(chain)
+        self.sites[site].key_path.write_bytes(key)
+        self.process.signal(signal.SIGHUP)
 
     def target_config(self, site: str) -> dict[str, Any]:
         """Return the configuration of a target for one of its names."""
