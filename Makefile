@@ -97,8 +97,8 @@ acme-clients: .venv/.ready-dev debian-packages peers-acme ## Play every case of 
 	@$(PY) -m tests.journeys.acme $(ARGS)
 
 .PHONY: journeys
-journeys: .venv/.ready-dev debian-packages ## Play every type of target through all chapters and write docs/journeys.md (ARGS='nginx …')
-	@$(PY) -m tests.journeys.targets $(ARGS)
+journeys: .venv/.ready-dev debian-packages peers-acme ## Play all types of targets and ACME clients to the full and write their pages (ARGS='nginx lego …')
+	@$(PY) -m tests.journeys $(ARGS)
 
 # Programs for the tests that no package brings are built once and used whenever they are there.
 GOCLIENT := tests/journeys/acme/goclient

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from connectors.targets import registry
-from tests.journeys.targets.__main__ import Played, kept
+from tests.journeys.targets.whole import Played, kept
 
 PAGE = Path(__file__).parents[3] / "docs" / "targets.md"
 BEGIN = "<!-- from the connectors: python -m tests.connectors.targets.targets_page -->\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from connectors.targets import registry
 from tests.connectors.targets import targets_page
-from tests.journeys.targets.__main__ import PAGE, kept, page
 from tests.journeys.targets.subject import every_subject
+from tests.journeys.targets.whole import PAGE, kept, page
 
 
 def test_the_table_is_what_the_connectors_say() -> None:

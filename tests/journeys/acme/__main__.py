@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.journeys.acme import certctl
@@ -25,14 +26,14 @@ SERVERS: dict[str, tuple[type[Server], Serving]] = {
 }
 
 
-def main() -> int:
-    """Play; exit code 1 when a case failed."""
+def main(argv: Sequence[str]) -> int:
+    """Play what a command line says; exit code 1 when a case failed."""
     parser = argparse.ArgumentParser(prog="make acme-clients", description=__doc__)
     parser.add_argument("clients", nargs="*", help="clients by name; default: all")
     parser.add_argument("--server", choices=SERVERS, default=next(iter(SERVERS)))
     parser.add_argument("--pairwise", action="store_true", help="only the selection that the tests play")
     parser.add_argument("--page", type=Path, help="a page to write the results to, with JSON beside it")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     kind, starting = SERVERS[asked.server]
     players = [client for client in every_client() if not asked.clients or client.name in asked.clients]
     cases = whole(players, kind.can, kind.spares)
@@ -48,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

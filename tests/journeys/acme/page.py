@@ -18,8 +18,8 @@ COLUMNS += [Then.KEY_CHANGE, Then.ARI]
 _INTRODUCTION = """# ACME clients
 
 Unmodified ACME clients against certctl's own server: two coordinators on one PostgreSQL, who are asked in turn. `make
-acme-clients` plays every case that a client can and writes this page; `make test` plays a selection in which any two
-values of challenge, names, account and what follows meet. What is looked at after each is in
+journeys` plays every case that a client can and writes this page; `make test` plays a selection in which any two values
+of challenge, names, account and what follows meet. What is looked at after each is in
 [play.py](../tests/journeys/acme/play.py): names, chain, and whether renewal, revocation and the like had their effect.
 
 A mark says how many cases with it went well, `FAILED` that one did not, a dash that the client cannot or was not asked.
@@ -28,13 +28,17 @@ A mark says how many cases with it went well, `FAILED` that one did not, a dash 
 
 def keep(rows: Iterable[Row], path: Path = PAGE) -> None:
     """Write page and results; clients that were not played keep what they had."""
-    kept = path.with_suffix(".json")
     new = list(rows)
     played = {row.client for row in new}
-    old = msgspec.json.decode(kept.read_bytes(), type=list[Row]) if kept.exists() else []
-    told = sorted([*new, *(row for row in old if row.client not in played)], key=lambda row: row.client)
-    kept.write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+    told = sorted([*new, *(row for row in kept(path) if row.client not in played)], key=lambda row: row.client)
+    path.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
     path.write_text(page(told))
+
+
+def kept(path: Path = PAGE) -> list[Row]:
+    """Return the results that are kept."""
+    results = path.with_suffix(".json")
+    return msgspec.json.decode(results.read_bytes(), type=list[Row]) if results.exists() else []
 
 
 def page(rows: Sequence[Row]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Sequence
 
+from benchmarks.lab.processes import REPOSITORY
 from tests.journeys.acme.client import Challenge, Feature
 from tests.journeys.acme.matrix import Account, Case, Names, every_client, pairwise, whole
-from tests.journeys.acme.page import page
+from tests.journeys.acme.page import PAGE, kept, page
 from tests.journeys.acme.play import OK, Row, slug
 
 EVERYTHING = frozenset(Feature)
@@ -55,3 +58,18 @@ def test_the_page_shows_for_each_client_what_was_tried_and_what_failed() -> None
     assert "| lego | FAILED | – | – | FAILED | – | – | – | FAILED | – | – | – |" in text
     assert "ClientFailed: no \\| pipe" in text
     assert "| lego | `lego 1` | S | 2030-01-02 | 2 | 1.5 |" in text
+
+
+def test_the_page_is_what_was_played() -> None:
+    """All clients were, and none failed."""
+    assert page(kept()) == PAGE.read_text(), "run: make journeys"
+    assert {client.name for client in every_client()} <= {row.client for row in kept()}
+    assert [row for row in kept() if row.outcome != OK] == []
+
+
+def test_make_journeys_plays_nobody_whom_it_does_not_know() -> None:
+    """It names all that it can play: types of targets and clients."""
+    argv = [sys.executable, "-m", "tests.journeys", "nginx", "lynx"]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no lynx; there are: acmetool apache caddy certbot 'certbot, new' " in done.stderr

@@ -1,17 +1,16 @@
 """Plays every chapter of every target to the full, and writes what came of it into docs/journeys.json and .md.
 
-Usage: ``make journeys`` or, for some types, ``make journeys ARGS='nginx haproxy'``; the others keep what they had.
+``make journeys`` does, with the ACME clients after it; types that are not named keep what they had.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -34,11 +33,8 @@ class Played(msgspec.Struct, frozen=True):
     skipped: dict[str, str]
 
 
-def main() -> int:
-    """Play; exit code 1 when a chapter failed."""
-    parser = argparse.ArgumentParser(prog="make journeys", description=__doc__)
-    parser.add_argument("types", nargs="*", help="types of targets; default: all")
-    types = parser.parse_args().types
+def main(types: Collection[str]) -> int:
+    """Play these types of targets, or all; exit code 1 when a chapter failed."""
     results = kept()
     with tempfile.TemporaryDirectory(prefix="certctl-journeys-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -131,7 +127,3 @@ def _cell(played: Played, chapter: str) -> str:
     if chapter in played.skipped:
         return "–"
     return str(played.chapters.get(chapter, "not reached"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
