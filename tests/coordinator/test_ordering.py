@@ -467,6 +467,20 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"dns": {"script": {"present": ["/x"]}, "cloudflare": {"api_token": "t"}}},
         "config.dns",
     ),
+    "a zone without its resource group": (
+        {
+            "dns": {
+                "azure_dns": {
+                    "tenant_id": "t",
+                    "client_id": "c",
+                    "client_secret": "s",
+                    "subscription_id": "s",
+                    "zone": "example.com",
+                }
+            }
+        },
+        "config.dns.azure_dns",
+    ),
     "a program outside the folder": ({"dns": {"script": {"present": ["/bin/sh"]}}}, "config.dns.script.present[0]"),
     "a way out of the folder": (
         {"dns": {"script": {"present": ["/etc/certctl/acme-dns/../../../bin/sh"]}}},

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from connectors.issuers.acme.dns.acme_dns import AcmeDNSConfig
+from connectors.issuers.acme.dns.azure_dns import AzureDNSConfig
 from connectors.issuers.acme.dns.cloudflare import CloudflareConfig
+from connectors.issuers.acme.dns.google_cloud_dns import GoogleCloudDNSConfig
 from connectors.issuers.acme.dns.lookup import DNSConfig
 from connectors.issuers.acme.dns.rfc2136 import RFC2136Config
+from connectors.issuers.acme.dns.route53 import Route53Config
 from connectors.issuers.acme.dns.script import ScriptConfig
 from connectors.issuers.acme.transport import Connection
 from connectors.issuers.acme.zerossl import CREDENTIALS_URL
@@ -18,7 +21,7 @@ from core.secret import Secret
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 ChallengeType = Literal["http-01", "tls-alpn-01", "dns-01", "dns-account-01", "dns-persist-01"]
-PROVIDERS = ("script", "rfc2136", "cloudflare", "acme_dns")
+PROVIDERS = ("script", "rfc2136", "cloudflare", "route53", "google_cloud_dns", "azure_dns", "acme_dns")
 _HTTPS = r"^https://[^/\s?#]+(/[^\s#]*)?$"
 
 
@@ -28,6 +31,9 @@ class DNS(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     script: Annotated[ScriptConfig | None, msgspec.Meta(description="Programs of your own.")] = None
     rfc2136: Annotated[RFC2136Config | None, msgspec.Meta(description="Dynamic update of a DNS server.")] = None
     cloudflare: Annotated[CloudflareConfig | None, msgspec.Meta(description="Cloudflare.")] = None
+    route53: Annotated[Route53Config | None, msgspec.Meta(description="Amazon Route 53.")] = None
+    google_cloud_dns: Annotated[GoogleCloudDNSConfig | None, msgspec.Meta(description="Google Cloud DNS.")] = None
+    azure_dns: Annotated[AzureDNSConfig | None, msgspec.Meta(description="Azure DNS.")] = None
     acme_dns: Annotated[AcmeDNSConfig | None, msgspec.Meta(description="An acme-dns server.")] = None
     lookup: Annotated[DNSConfig, msgspec.Meta(description="How records are looked up.")] = DNSConfig()
 

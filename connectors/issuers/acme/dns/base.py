@@ -50,12 +50,15 @@ class API:
         async with connected(self._connection) as transport:
             return await transport.send(method, url, content=body, headers=headers)
 
-    def check(self, answer: Answer, said: str, remedy: str) -> None:
-        """Raise what an answer's status tells; ``said`` is the service's own reason."""
+    def check(self, answer: Answer, said: str, remedy: str, *, throttled: bool = False) -> None:
+        """Raise what an answer's status tells; ``said`` is the service's own reason.
+
+        ``throttled`` says that too much was asked, for services that have other statuses for that.
+        """
         if answer.status in _OK:
             return
         detail = f"{self._name} answered {answer.status}: {printable(said) or 'no reason was given'}"
-        if answer.status == _TOO_MANY:
+        if throttled or answer.status == _TOO_MANY:
             raise TooManyRequests(detail, retry_after_s=answer.retry_after_s)
         if answer.status >= _SERVER_ERRORS:
             raise Transient(detail, retry_after_s=answer.retry_after_s)
@@ -69,6 +72,12 @@ def json_of(answer: Answer) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def objects(found: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the objects of a list that was answered, empty for anything else."""
+    listed = found.get(name)
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def parents(fqdn: str) -> list[str]:

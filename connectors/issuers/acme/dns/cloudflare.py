@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from connectors.issuers.acme.dns.base import API, TTL_S, Provider, TXTRecord, json_of, parents
+from connectors.issuers.acme.dns.base import API, TTL_S, Provider, TXTRecord, json_of, objects, parents
 from connectors.issuers.acme.transport import Answer, Connection
 from core.errors import NotFound
 from core.secret import Secret
@@ -64,8 +64,7 @@ class Cloudflare:
     async def _get(self, path: str, **query: str) -> list[dict[str, Any]]:
         answer = await self._call("GET", f"{path}?{urlencode(query)}")
         self._check(answer)
-        found = json_of(answer).get("result")
-        return [each for each in found if isinstance(each, dict) and "id" in each] if isinstance(found, list) else []
+        return [each for each in objects(json_of(answer), "result") if "id" in each]
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
         headers = {"Authorization": f"Bearer {self._config.api_token.reveal()}", "Content-Type": "application/json"}
@@ -78,8 +77,7 @@ class Cloudflare:
 
 
 def _errors(answer: Answer) -> list[dict[str, Any]]:
-    found = json_of(answer).get("errors")
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    return objects(json_of(answer), "errors")
 
 
 CONFIG_TYPE = CloudflareConfig

@@ -66,7 +66,7 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[Service]:
         def do_GET(self) -> None:
             self._reply()
 
-        do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - names of the standard library
+        do_POST = do_PUT = do_HEAD = do_DELETE = do_GET  # noqa: N815 - names of the standard library
 
         def _reply(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

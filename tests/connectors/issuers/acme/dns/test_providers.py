@@ -14,10 +14,13 @@ import msgspec
 import pytest
 
 from benchmarks.lab.processes import wait_until
+from connectors.issuers.acme.config import PROVIDERS
 from connectors.issuers.acme.dns import registry
 from connectors.issuers.acme.dns.acme_dns import AcmeDNS, AcmeDNSConfig
+from connectors.issuers.acme.dns.azure_dns import AzureDNSConfig
 from connectors.issuers.acme.dns.base import TXTRecord
 from connectors.issuers.acme.dns.cloudflare import Cloudflare, CloudflareConfig
+from connectors.issuers.acme.dns.route53 import Route53Config
 from connectors.issuers.acme.dns.script import Script, ScriptConfig
 from core.errors import DeadlineExceeded, Forbidden, InvalidInput, Misconfigured, NotFound, TooManyRequests, Transient
 from core.marking import secret_fields
@@ -213,17 +216,27 @@ FIELDS: dict[str, Callable[[], msgspec.Struct]] = {
     "script": lambda: ScriptConfig(present=("/bin/true",)),
     "acme_dns": lambda: AcmeDNSConfig(server_url="u", username="u", password=Secret("p"), subdomain="s"),
     "cloudflare": lambda: CloudflareConfig(api_token=Secret("t")),
+    "route53": lambda: Route53Config(access_key_id="k", secret_access_key=Secret("s")),
+    "azure_dns": lambda: AzureDNSConfig(tenant_id="t", client_id="c", client_secret=Secret("s"), subscription_id="s"),
+}
+SECRETS = {
+    "acme_dns": ("password",),
+    "azure_dns": ("client_secret",),
+    "cloudflare": ("api_token",),
+    "google_cloud_dns": ("service_account",),
+    "rfc2136": ("key_secret",),
+    "route53": ("secret_access_key", "session_token"),
+    "script": (),
 }
 
 
 def test_providers_are_found_by_their_type_and_mark_their_secrets() -> None:
-    assert registry.known_types() == ("acme_dns", "cloudflare", "rfc2136", "script")
-    marked = {name: secret_fields(registry.config_type(name)) for name in registry.known_types()}
-    expected = {"acme_dns": ("password",), "cloudflare": ("api_token",), "rfc2136": ("key_secret",), "script": ()}
-    assert marked == expected
+    assert registry.known_types() == tuple(SECRETS)
+    assert sorted(PROVIDERS) == list(SECRETS)
+    assert {name: secret_fields(registry.config_type(name)) for name in registry.known_types()} == SECRETS
     for name, config in FIELDS.items():
         assert hasattr(registry.provider(name, config()), "clean_up")
-    with pytest.raises(InvalidInput, match="known are acme_dns, cloudflare"):
+    with pytest.raises(InvalidInput, match="known are acme_dns, azure_dns, cloudflare"):
         registry.config_type("route66")
     with pytest.raises(TypeError):
         registry.provider("script", FIELDS["cloudflare"]())
