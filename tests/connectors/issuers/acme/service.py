@@ -91,7 +91,8 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[Service]:
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # A client that goes away in the midst of its handshake holds up its own thread, not all others and the end.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     service.url = f"https://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
