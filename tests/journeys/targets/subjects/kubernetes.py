@@ -6,7 +6,6 @@ What serves it is a small reader of our own; on the real API server also Traefik
 from __future__ import annotations
 
 import base64
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from tests.peers.kubernetes.double import Double
 from tests.peers.kubernetes.ingress import Ingress
 from tests.peers.kubernetes.peer import Peer
 from tests.peers.kubernetes.reader import Reader
-from tests.programs import TRAEFIK
+from tests.programs import TRAEFIK, traefik_version
 
 _NAMESPACE, _SECRET, _OTHER = "shop", "shop-tls", "another-tls"
 
@@ -127,8 +126,7 @@ class IngressedKubernetes(RealKubernetes):
     @classmethod
     def version(cls) -> str:
         """Return both versions."""
-        said = subprocess.run([TRAEFIK, "version"], capture_output=True, text=True, check=True).stdout
-        return f"kube-apiserver, {cluster.version()}; traefik {said.split()[1]}"
+        return f"kube-apiserver, {cluster.version()}; {traefik_version()}"
 
 
 class _Peers(Process):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 from benchmarks.lab.processes import Process, free_ports
 from benchmarks.lab.servers import Site, SmallServer, toml_string
 from tests.journeys.targets.subject import PROBE_S, SITE, Subject
-from tests.programs import TRAEFIK
+from tests.programs import TRAEFIK, traefik_version
 
 
 class Traefik(Subject):
@@ -38,8 +37,7 @@ class Traefik(Subject):
     @classmethod
     def version(cls) -> str:
         """Return the first line of what ``traefik version`` says."""
-        said = subprocess.run([TRAEFIK, "version"], capture_output=True, text=True, check=True).stdout
-        return f"traefik {said.split()[1]}"
+        return traefik_version()
 
     def processes(self) -> Sequence[Process]:
         """Return Traefik, and the server it is diverted to."""
