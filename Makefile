@@ -123,6 +123,20 @@ peers-step-ca: .cache/acme/step-ca ## Build step-ca for make bench-acme (needs G
 	@CGO_ENABLED=0 GOBIN='$(CURDIR)/$(@D)' nice '$(GO)' install -p 2 -trimpath -ldflags '-s -w' \
 	  github.com/smallstep/certificates/cmd/step-ca@$(STEP_CA_VERSION)
 
+CERT_MANAGER := tests/peers/certmanager
+
+.PHONY: peers-cert-manager
+peers-cert-manager: .cache/acme/cert-manager ## Build cert-manager for the tests that have make peers-kubernetes (needs Go 1.26; 15 minutes on two cores)
+
+.cache/acme/cert-manager: $(wildcard $(CERT_MANAGER)/*.go) $(CERT_MANAGER)/go.mod $(CERT_MANAGER)/go.sum
+	@command -v '$(GO)' >/dev/null || { echo 'Go 1.26 or newer was not found; name one: make GO=/path/to/go $@'; exit 1; }
+	@mkdir -p $(@D)
+	@cd $(CERT_MANAGER) && '$(GO)' mod download github.com/cert-manager/cert-manager && \
+	  cat "$$('$(GO)' list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)"/deploy/crds/*.yaml > '$(CURDIR)/$@.yaml'
+	@cd $(CERT_MANAGER) && CGO_ENABLED=0 nice '$(GO)' build -p 2 -trimpath -buildvcs=false -ldflags '-s -w' \
+	  -o '$(CURDIR)/$@' .
+	@touch $@
+
 KUBERNETES_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\)$$|\1|p' tests/peers/kubernetes/go.mod)
 KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/certctl/kubernetes/$(KUBERNETES_VERSION)
 GO := $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go) go)

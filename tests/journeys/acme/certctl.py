@@ -23,7 +23,7 @@ from tests.journeys.acme.client import EAB, Feature, Setting, Spared
 from tests.journeys.acme.ground import Ground
 
 _LIFE_S = 90 * 86_400
-_OPEN, _BOUND = "prof-open", "prof-bound"
+OPEN, BOUND = "prof-open", "prof-bound"
 _KEY = "key-of-two-replicas-that-is-long-enough"  # pragma: allowlist secret
 
 
@@ -60,8 +60,8 @@ class CertctlServer:
         self._ca_path.write_bytes(self.replicas[0].ca_path.read_bytes())
         self._ca_path.chmod(0o644)  # clients drop their privileges, and the coordinator's folder is its own
         common = {"max_lifetime_s": _LIFE_S, "key_algorithms": ["ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-4096"]}
-        self.api.post("/api/v1/profiles", {"id": _OPEN, "name": "open", "acme_auth_mode": "challenge", **common})
-        self.api.post("/api/v1/profiles", {"id": _BOUND, "name": "bound", **common})
+        self.api.post("/api/v1/profiles", {"id": OPEN, "name": "open", "acme_auth_mode": "challenge", **common})
+        self.api.post("/api/v1/profiles", {"id": BOUND, "name": "bound", **common})
 
     def stop(self) -> None:
         """Stop both."""
@@ -81,12 +81,15 @@ class CertctlServer:
 
     def lend(self, *, bound: bool) -> Setting:
         """Return a setting for one of the two directories."""
-        eab = None
-        if bound:
-            made = self.api.create("/api/v1/acme-eab-keys", {"name": "matrix", "profile_ids": [_BOUND]})
-            eab = EAB(made["id"], made["hmac_key"])
-        directory = f"{self.url}/acme/profile/{_BOUND if bound else _OPEN}/directory"
-        return self._ground.setting(directory, self._ca_path, eab)
+        return self.lend_bound(BOUND) if bound else self._lend(OPEN, None)
+
+    def lend_bound(self, profile_id: str, **limits: object) -> Setting:
+        """Return a setting with an external account for the directory of a profile."""
+        made = self.api.create("/api/v1/acme-eab-keys", {"name": "matrix", "profile_ids": [profile_id], **limits})
+        return self._lend(profile_id, EAB(made["id"], made["hmac_key"]))
+
+    def _lend(self, profile_id: str, eab: EAB | None) -> Setting:
+        return self._ground.setting(f"{self.url}/acme/profile/{profile_id}/directory", self._ca_path, eab)
 
     def point(self, name: str, address: str) -> None:
         """Let a name resolve to an address."""

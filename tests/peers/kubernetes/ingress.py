@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.lab.processes import Process, free_ports
@@ -23,8 +25,17 @@ _GROUP = "/apis/networking.k8s.io/v1"
 class Ingress:
     """An Ingress for one host name, with the certificate of a Secret, served by Traefik on a free port."""
 
-    def __init__(self, peer: Peer, namespace: str, secret: str, host: str, folder: Path) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        namespace: str,
+        secret: str,
+        host: str,
+        folder: Path,
+        annotations: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.port, backend = free_ports(2)
+        self._annotations = dict(annotations)
         self._peer, self._namespace, self._secret, self._host = peer, namespace, secret, host
         self._token = folder / "traefik.token"
         provider = {
@@ -82,7 +93,8 @@ class Ingress:
         return seen is not None and self._host.encode() in seen.der
 
     def _make(self, path: str, spec: dict[str, Any]) -> None:
-        answered(self._peer.admin.post(path, content=json.dumps({"metadata": {"name": _NAME}, "spec": spec})))
+        metadata = {"name": _NAME, "annotations": self._annotations}
+        answered(self._peer.admin.post(path, content=json.dumps({"metadata": metadata, "spec": spec})))
 
 
 class _Page(BaseHTTPRequestHandler):

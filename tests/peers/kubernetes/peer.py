@@ -60,13 +60,13 @@ class Peer(ABC):
         context = ssl.create_default_context(cafile=str(self.ca_path))
         return httpx.Client(base_url=self.url, verify=context, headers={"Authorization": f"Bearer {token}"})
 
-    def kubeconfig(self, token: str, path: Path, **cluster: Any) -> Path:
-        """Write a kubeconfig with two contexts, of which ``certctl`` holds the token and the current one nothing."""
+    def kubeconfig(self, token: str, path: Path, *, current: str = "nobody", **cluster: Any) -> Path:
+        """Write a kubeconfig with two contexts, of which ``certctl`` holds the token and ``nobody`` nothing."""
         cluster = {"server": self.url, "certificate-authority": str(self.ca_path), **cluster}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": "nobody",
+            "current-context": current,
             "clusters": [{"name": "lab", "cluster": cluster}],
             "users": [{"name": "certctl", "user": {"token": token}}, {"name": "nobody", "user": {"token": "unknown"}}],
             "contexts": [{"name": who, "context": {"cluster": "lab", "user": who}} for who in ("certctl", "nobody")],
