@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from connectors.issuers.acme import together
+from connectors import together
 from connectors.issuers.acme.challenges import Challenge
 from connectors.issuers.acme.config import ACMEConfig
 from connectors.issuers.acme.dns import registry

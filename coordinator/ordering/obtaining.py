@@ -9,7 +9,8 @@ import msgspec
 import structlog
 from cryptography import x509
 
-from connectors.issuers.acme import failover, orders, together
+from connectors import together
+from connectors.issuers.acme import failover, orders
 from connectors.issuers.acme.certificates import Issued
 from connectors.issuers.acme.challenges import Authorization, Challenge, choose
 from connectors.issuers.acme.orders import Order

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from connectors.issuers.acme import certificates, together
+from connectors import together
+from connectors.issuers.acme import certificates
 from connectors.issuers.acme.accounts import Account
 from connectors.issuers.acme.certificates import Issued
 from connectors.issuers.acme.challenges import Authorization, AuthorizationDocument, Challenge, identifier

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
+from connectors.validation.service import CAA, Asked, Busy, Failed, Settings, Validator
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
 from coordinator.enrollment.acme import counting, failures, store
 from coordinator.enrollment.acme.calls import Call
 from coordinator.enrollment.acme.problems import Problem
-from coordinator.enrollment.acme.validation.service import CAA, Asked, Busy, Failed, Settings, Validator
 from core.acme import URN
 from core.crash import crash_point
 from core.names import Name, NameKind

@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
 from coordinator.enrollment.acme import validating
 from core import acme
+from tests.connectors.validation.handshakes import context_of, make
 from tests.coordinator.acme.client import Client, refused
 from tests.coordinator.acme.net import Net, challenge, outcome, settings
-from tests.coordinator.acme.validation.handshakes import context_of, make
 from tests.coordinator.world import World, open_world, variables
 
 pytestmark = pytest.mark.anyio
@@ -227,7 +228,7 @@ async def test_no_place_in_time_is_no_word_on_the_name(
     ctx = client.world.ctx
     validator = ctx.validations.of(ctx)
     with monkeypatch.context() as patched:
-        patched.setitem(validator._places, "http-01", asyncio.Semaphore(0))
+        patched.setitem(validator._places, "http-01", anyio.Semaphore(0))
         patched.setattr(validator, "_settings", replace(validator._settings, deadline_s=0.05))
         assert (await outcome(client, order, found))["status"] == "processing"
     await client.world.execute("UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes'")

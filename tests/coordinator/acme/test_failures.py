@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.enrollment.acme.validation.model import Record
-from coordinator.enrollment.acme.validation.service import Asked, Evidence
+from connectors.validation.model import Record
+from connectors.validation.service import Asked, Evidence
 from core import acme
 from tests.coordinator.acme.client import Client, refused
 from tests.coordinator.acme.net import Net, challenge, outcome, settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.issuers.acme import together
+from connectors import together
 from connectors.issuers.acme.dns.lookup import DNSConfig, Server, servers_of, zone_of
 from connectors.issuers.acme.polling import LoopTimer, Timer, until
 from core.errors import Transient

@@ -9,7 +9,7 @@ from typing import Protocol
 import anyio
 import structlog
 
-from connectors.issuers.acme import together
+from connectors import together
 from connectors.issuers.acme.certificates import Issued
 from connectors.issuers.acme.challenges import Challenge, choose
 from connectors.issuers.acme.orders import ISSUED_DEADLINE_S, READY_DEADLINE_S, Order

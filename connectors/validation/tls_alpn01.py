@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from typing import NamedTuple
 
+import anyio
+from anyio.abc import SocketStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from coordinator.enrollment.acme.validation.hosts import dialled
-from coordinator.enrollment.acme.validation.http01 import unverified
-from coordinator.enrollment.acme.validation.lookups import Resolvers
-from coordinator.enrollment.acme.validation.model import Asked, Record, Settings, printable, reason
+from connectors.validation.hosts import dialled
+from connectors.validation.http01 import unverified
+from connectors.validation.lookups import Resolvers
+from connectors.validation.model import Asked, Record, Settings, printable, reason
 from core.acme import ALPN_PROTOCOL, ID_PE_ACME_IDENTIFIER, alpn_extension, alpn_server_name, key_authorization
 from core.names import Name
 
@@ -56,33 +57,35 @@ async def validate(asked: Asked, settings: Settings, resolvers: Resolvers, recor
 
 async def _shown(name: Name, server_name: str, settings: Settings, resolvers: Resolvers, record: Record) -> Shown:
     """Shake hands with the first address that a connection can be made to."""
-    writer = await _connected(name, settings, resolvers, record)
+    stream = await _connected(name, settings, resolvers, record)
     address = record.addresses[-1]
     record.doing = f"shaking hands with {address} port {settings.tls_port}"
     context = unverified()
     context.set_alpn_protocols([ALPN_PROTOCOL])
     try:
-        async with asyncio.timeout(settings.connect_s):
-            await writer.start_tls(context, server_hostname=server_name)
-        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        return Shown(tls.selected_alpn_protocol() or "", tls.getpeercert(binary_form=True) or b"")
-    except (OSError, UnicodeError) as error:
+        with anyio.fail_after(settings.connect_s):
+            tls = await TLSStream.wrap(stream, hostname=server_name, ssl_context=context)
+        return Shown(
+            tls.extra(TLSAttribute.alpn_protocol) or "", tls.extra(TLSAttribute.peer_certificate_binary) or b""
+        )
+    except (OSError, UnicodeError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         detail = f"the TLS handshake with {address} for {name} failed: {reason(error)}; {_NEXT}"
         raise record.failed("tls", detail) from error
     finally:
-        writer.transport.abort()  # nothing is said after the handshake, a farewell included
+        await anyio.aclose_forcefully(stream)  # nothing is said after the handshake, a farewell included
 
 
-async def _connected(name: Name, settings: Settings, resolvers: Resolvers, record: Record) -> asyncio.StreamWriter:
+async def _connected(name: Name, settings: Settings, resolvers: Resolvers, record: Record) -> SocketStream:
     missed, failure = list[str](), None
     for address in await dialled(name.value, resolvers, settings.allowed_networks, record):
         record.addresses.append(str(address))
         record.doing = f"connecting to {address} port {settings.tls_port}"
         try:
-            async with asyncio.timeout(settings.connect_s):
-                return (await asyncio.open_connection(str(address), settings.tls_port))[1]
+            with anyio.fail_after(settings.connect_s):
+                return await anyio.connect_tcp(str(address), settings.tls_port)
         except OSError as error:
-            missed.append(f"{address}: {reason(error)}")
+            why = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            missed.append(f"{address}: {reason(why)}")
             failure = error
     detail = (
         f"{name} was not reached at port {settings.tls_port}: {', '.join(missed)}; let its TLS server listen there, "

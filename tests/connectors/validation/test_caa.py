@@ -5,10 +5,10 @@ from __future__ import annotations
 import dns.rcode
 import pytest
 
-from coordinator.enrollment.acme.validation.service import Evidence, Failed, Settings, Validator
+from connectors.validation.service import Evidence, Failed, Settings, Validator
 from core.names import parse_name
-from tests.coordinator.acme.validation.nameserver import Nameserver, Said, nameserver, zone
-from tests.coordinator.acme.validation.world import ACCOUNT, ChallengeServer
+from tests.connectors.validation.nameserver import Nameserver, Said, nameserver, zone
+from tests.connectors.validation.world import ACCOUNT, ChallengeServer
 
 pytestmark = pytest.mark.anyio
 

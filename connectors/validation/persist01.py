@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from coordinator.enrollment.acme.validation import issue_value
-from coordinator.enrollment.acme.validation.dns01 import found_texts, text_of, texts
-from coordinator.enrollment.acme.validation.lookups import Reply, Resolvers, majority
-from coordinator.enrollment.acme.validation.model import Asked, Record, Settings, printable
+from connectors.validation import issue_value
+from connectors.validation.dns01 import found_texts, text_of, texts
+from connectors.validation.lookups import Reply, Resolvers, majority
+from connectors.validation.model import Asked, Record, Settings, printable
 from core.acme import dns_name
 
 _ONCE = "accounturi", "policy", "persistuntil"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ssl
 from typing import NamedTuple
 
+import anyio
 import httpx
 
-from coordinator.enrollment.acme.validation.addresses import Address
-from coordinator.enrollment.acme.validation.hosts import dialled
-from coordinator.enrollment.acme.validation.lookups import Resolvers
-from coordinator.enrollment.acme.validation.model import Asked, Record, Settings, printable, reason
+from connectors.validation.addresses import Address
+from connectors.validation.hosts import dialled
+from connectors.validation.lookups import Resolvers
+from connectors.validation.model import Asked, Record, Settings, printable, reason
 from core.acme import key_authorization
 from core.errors import InvalidInput
 from core.names import NameKind, parse_name
@@ -165,10 +166,12 @@ def _host_header(hop: Hop, settings: Settings) -> str:
 async def _body(response: httpx.Response) -> bytes:
     """Read the body; one byte more than the limit, at most."""
     body = bytearray()
-    async for piece in response.aiter_raw():
-        body += piece
-        if len(body) > MOST_BYTES:
-            break
+    with anyio.CancelScope() as reading:
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > MOST_BYTES:
+                # Ends the next read from within: httpx's generators stay half-read when they are left from outside.
+                reading.cancel()
     return bytes(body[: MOST_BYTES + 1])
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from functools import partial
 
+import anyio
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+from anyio.abc import SocketStream, UDPSocket
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from benchmarks.lab.processes import free_ports
+from tests.connectors.validation.serving import beside
 
 Said = list[str] | dns.rcode.Rcode | None
 """The data of records, a response code, or None for silence."""
@@ -21,7 +24,7 @@ Says = Callable[[str, str], Said]
 """From a name and a type to what is said of them."""
 
 
-class Nameserver(asyncio.DatagramProtocol):
+class Nameserver:
     """Answers over UDP and TCP; over UDP with nothing but the flag TC when ``truncates``."""
 
     def __init__(self, says: Says, port: int, *, truncates: bool = False) -> None:
@@ -34,21 +37,20 @@ class Nameserver(asyncio.DatagramProtocol):
         """Where it is asked."""
         return "127.0.0.1", self.port
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)  # asyncio's own is of no such class
+    async def datagrams(self, socket: UDPSocket) -> None:
+        """Answer questions over UDP."""
+        async for data, (host, port) in socket:
+            if (answer := self._answer(data, truncated=self.truncates)) is not None:
+                await socket.sendto(answer, host, port)
 
-    def datagram_received(self, data: bytes, addr: tuple[str | int, ...]) -> None:
-        if (answer := self._answer(data, truncated=self.truncates)) is not None:
-            self._transport.sendto(answer, addr)
-
-    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def stream(self, stream: SocketStream) -> None:
         """Answer one question over TCP."""
         self.over_tcp += 1
-        length = int.from_bytes(await reader.readexactly(2), "big")
-        answer = self._answer(await reader.readexactly(length), truncated=False) or b""
-        writer.write(len(answer).to_bytes(2, "big") + answer)
-        await writer.drain()
-        writer.close()
+        async with stream:
+            reader = BufferedByteReceiveStream(stream)
+            length = int.from_bytes(await reader.receive_exactly(2), "big")
+            answer = self._answer(await reader.receive_exactly(length), truncated=False) or b""
+            await stream.send(len(answer).to_bytes(2, "big") + answer)
 
     def _answer(self, data: bytes, *, truncated: bool) -> bytes | None:
         query = dns.message.from_wire(data)
@@ -73,14 +75,13 @@ class Nameserver(asyncio.DatagramProtocol):
 async def nameserver(says: Says, *, truncates: bool = False) -> AsyncIterator[Nameserver]:
     """Run one on 127.0.0.1."""
     server = Nameserver(says, free_ports(1)[0], truncates=truncates)
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, local_addr=server.address)
-    stream = await asyncio.start_server(server.stream, *server.address)
-    try:
+    host, port = server.address
+    async with (
+        await anyio.create_udp_socket(local_host=host, local_port=port) as socket,
+        await anyio.create_tcp_listener(local_host=host, local_port=port) as listener,
+        beside(partial(server.datagrams, socket), partial(listener.serve, server.stream)),
+    ):
         yield server
-    finally:
-        transport.close()
-        stream.close()
-        await stream.wait_closed()
 
 
 def zone(**records: list[str]) -> Says:

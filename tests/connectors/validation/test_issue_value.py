@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from coordinator.enrollment.acme.validation.issue_value import IssueValue, read
+from connectors.validation.issue_value import IssueValue, read
 
 
 @pytest.mark.parametrize(

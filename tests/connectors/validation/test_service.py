@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
+import anyio
 import pytest
+from anyio.abc import AnyByteSendStream
 
-from coordinator.enrollment.acme.validation.service import CHALLENGES, Busy, Failed, Settings, Validator
+from connectors.validation.service import CHALLENGES, Busy, Failed, Settings, Validator
 from core.acme import txt_value
-from tests.coordinator.acme.validation.nameserver import Nameserver, nameserver, zone
-from tests.coordinator.acme.validation.web import says, web
-from tests.coordinator.acme.validation.world import KEY_AUTHORIZATION, LOOPBACK, asked
+from tests.connectors.validation.nameserver import Nameserver, nameserver, zone
+from tests.connectors.validation.web import says, web
+from tests.connectors.validation.world import KEY_AUTHORIZATION, LOOPBACK, asked
 
 pytestmark = pytest.mark.anyio
 
@@ -55,17 +56,17 @@ class Crowd:
 
     def __init__(self) -> None:
         self.here = self.most = self.all = 0
-        self.go = asyncio.Event()
-        self.changed = asyncio.Condition()
+        self.go = anyio.Event()
+        self.changed = anyio.Condition()
 
-    async def answer(self, head: str, writer: asyncio.StreamWriter) -> None:
+    async def answer(self, head: str, stream: AnyByteSendStream) -> None:
         async with self.changed:
             self.here, self.all = self.here + 1, self.all + 1
             self.most = max(self.most, self.here)
             self.changed.notify_all()
         await self.go.wait()
         self.here -= 1
-        await says(KEY_AUTHORIZATION)(head, writer)
+        await says(KEY_AUTHORIZATION)(head, stream)
 
     async def reach(self, count: int) -> None:
         """Wait until so many have come."""
@@ -87,9 +88,9 @@ async def test_no_more_than_the_places_of_its_type(places: dict[str, int], most:
     txt = f'"{txt_value(KEY_AUTHORIZATION)}"'
     async with web(crowd.answer) as server, nameserver(zone(A=["127.0.0.1"], TXT=[txt])) as names:
         validator = Validator(settings_of(names, server.port, concurrency=places))
-        async with asyncio.TaskGroup() as group:
+        async with anyio.create_task_group() as group:
             for _ in range(most + 3):
-                group.create_task(validator.validate(asked("http-01", "a.test")))
+                group.start_soon(validator.validate, asked("http-01", "a.test"))
             await crowd.reach(most)
             await validator.validate(asked("dns-01", "a.test"))
             crowd.go.set()
@@ -99,18 +100,17 @@ async def test_no_more_than_the_places_of_its_type(places: dict[str, int], most:
 @pytest.mark.parametrize("type_", ["dns-01", "dns-account-01", "dns-persist-01"])
 async def test_all_who_ask_for_txt_records_share_their_places(type_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of lookups at once is meant for the resolvers, whatever the record is called."""
-    asking = asyncio.Event()
+    asking = anyio.Event()
     async with nameserver(lambda *_: asking.set()) as names:
         settings = Settings(resolvers=(names.address,), concurrency={"dns-01": 1}, persist_issuers=("ca.test",))
         validator = Validator(settings)
-        first = asyncio.create_task(validator.validate(asked("dns-01", "a.test")))
-        await asking.wait()
-        monkeypatch.setattr(validator, "_settings", replace(settings, deadline_s=0.1))
-        with pytest.raises(Busy):
-            await validator.validate(asked(type_, "b.test"))
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        async with anyio.create_task_group() as group:
+            group.start_soon(validator.validate, asked("dns-01", "a.test"))
+            await asking.wait()
+            monkeypatch.setattr(validator, "_settings", replace(settings, deadline_s=0.1))
+            with pytest.raises(Busy):
+                await validator.validate(asked(type_, "b.test"))
+            group.cancel_scope.cancel()
 
 
 async def test_whoever_is_served_too_slowly_fails_in_time() -> None:
@@ -130,8 +130,8 @@ async def test_a_full_house(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = Crowd()
     async with web(crowd.answer) as server, nameserver(zone(A=["127.0.0.1"])) as names:
         validator = Validator(settings_of(names, server.port, concurrency={"http-01": 1}))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(validator.validate(asked("http-01", "a.test")))
+        async with anyio.create_task_group() as group:
+            group.start_soon(validator.validate, asked("http-01", "a.test"))
             await crowd.reach(1)
             monkeypatch.setattr(validator, "_settings", settings_of(names, server.port, deadline_s=0.1))
             with pytest.raises(Busy, match="try again") as caught:
@@ -144,11 +144,10 @@ async def test_a_cancelled_validation_gives_its_place_back() -> None:
     crowd = Crowd()
     async with web(crowd.answer) as server, nameserver(zone(A=["127.0.0.1"])) as names:
         validator = Validator(settings_of(names, server.port, concurrency={"http-01": 1}))
-        task = asyncio.create_task(validator.validate(asked("http-01", "a.test")))
-        await crowd.reach(1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        async with anyio.create_task_group() as group:
+            group.start_soon(validator.validate, asked("http-01", "a.test"))
+            await crowd.reach(1)
+            group.cancel_scope.cancel()
         crowd.go.set()
         await validator.validate(asked("http-01", "a.test"))
 

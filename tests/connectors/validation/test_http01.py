@@ -12,12 +12,13 @@ import dns.rcode
 import msgspec
 import pytest
 import trustme
+from anyio.abc import AnyByteSendStream
 
 from benchmarks.lab.processes import free_ports
-from coordinator.enrollment.acme.validation.service import Evidence, Failed, Settings, Validator
-from tests.coordinator.acme.validation.nameserver import nameserver, zone
-from tests.coordinator.acme.validation.web import redirects, says, web
-from tests.coordinator.acme.validation.world import KEY_AUTHORIZATION, LOOPBACK, PATH, TOKEN, ChallengeServer, asked
+from connectors.validation.service import Evidence, Failed, Settings, Validator
+from tests.connectors.validation.nameserver import nameserver, zone
+from tests.connectors.validation.web import redirects, says, web
+from tests.connectors.validation.world import KEY_AUTHORIZATION, LOOPBACK, PATH, TOKEN, ChallengeServer, asked
 
 pytestmark = pytest.mark.anyio
 
@@ -99,9 +100,9 @@ async def test_redirects_are_followed(challenges: ChallengeServer, to: str, stat
     first = ["GET /.well-known/acme-challenge/moved?x=1 " if to == "moved?x=1" else "GET /moved?x=1 "]
     answers = {PATH.split("/")[-1]: redirects(to, status=status)}
 
-    async def answer(head: str, writer: object) -> None:
+    async def answer(head: str, stream: AnyByteSendStream) -> None:
         how = answers.get(head.split(" ")[1].rsplit("/", maxsplit=1)[-1], says(KEY_AUTHORIZATION))
-        await how(head, writer)  # type: ignore[arg-type] # the server's own
+        await how(head, stream)
 
     async with web(answer) as server:
         await Validator(challenges.settings(http_port=server.port)).validate(asked("http-01", "a.test"))

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from coordinator.enrollment.acme.validation.addresses import why_refused
+from connectors.validation.addresses import why_refused
 
 ALL = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dns.rdata
 
-from coordinator.enrollment.acme.validation.lookups import Reply, Resolvers, answered, majority, problems
-from coordinator.enrollment.acme.validation.model import Asked, Record, Settings, printable
+from connectors.validation.lookups import Reply, Resolvers, answered, majority, problems
+from connectors.validation.model import Asked, Record, Settings, printable
 from core.acme import DNS_ACCOUNT_01, dns_name, key_authorization, txt_value
 
 
@@ -38,7 +38,7 @@ async def validate(asked: Asked, _settings: Settings, resolvers: Resolvers, reco
 async def texts(where: str, resolvers: Resolvers, record: Record) -> list[Reply]:
     """Return the replies for TXT records; fails when nobody answered."""
     record.asked = f"TXT records of {where}"
-    replies = await resolvers.ask(where, "TXT", record)
+    (replies,) = await resolvers.ask(where, ("TXT",), record)
     if not answered(replies):
         detail = f"nobody told the TXT records of {where}: {problems(replies)}; see that its zone is served"
         raise record.failed("dns", detail)

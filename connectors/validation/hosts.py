@@ -5,12 +5,11 @@ What connects is given an address and never a name, so no second answer of the D
 
 from __future__ import annotations
 
-import asyncio
 from ipaddress import ip_address
 
-from coordinator.enrollment.acme.validation.addresses import Address, why_refused
-from coordinator.enrollment.acme.validation.lookups import Reply, Resolvers, answered, problems, shared
-from coordinator.enrollment.acme.validation.model import Network, Record
+from connectors.validation.addresses import Address, why_refused
+from connectors.validation.lookups import Reply, Resolvers, answered, problems, shared
+from connectors.validation.model import Network, Record
 
 
 async def dialled(host: str, resolvers: Resolvers, allowed: tuple[Network, ...], record: Record) -> list[Address]:
@@ -35,8 +34,7 @@ async def dialled(host: str, resolvers: Resolvers, allowed: tuple[Network, ...],
 
 
 async def _resolved(host: str, resolvers: Resolvers, record: Record) -> list[Address]:
-    kinds = "AAAA", "A"
-    replies = await asyncio.gather(*(resolvers.ask(host, kind, record) for kind in kinds))
+    replies = await resolvers.ask(host, ("AAAA", "A"), record)
     found = [ip_address(str(one)) for kind in replies for one in shared(kind)]
     if not found:
         raise record.failed("dns", _no_address(host, [reply for kind in replies for reply in kind]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
-from coordinator.enrollment.acme.validation.model import Network
+from connectors.validation.model import Network
 
 Address = IPv4Address | IPv6Address
 

@@ -14,11 +14,11 @@ R = TypeVar("R")
 AT_ONCE = 8
 
 
-async def for_each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
+async def for_each(items: Sequence[T], do: Callable[[T], Awaitable[R]], at_once: int = AT_ONCE) -> list[R]:
     """Return what ``do`` gives for each item, in their order. All are tried; the first one's error is raised then."""
     results: dict[int, R] = {}
     errors: dict[int, CertctlError] = {}
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    limiter = anyio.CapacityLimiter(at_once)
 
     async def run(place: int, item: T) -> None:
         async with limiter:

@@ -6,9 +6,8 @@ Truncated answers are asked for again over TCP, CNAMEs are followed by the resol
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -20,7 +19,8 @@ import dns.nameserver
 import dns.rdata
 import dns.resolver
 
-from coordinator.enrollment.acme.validation.model import Record, Settings, printable
+from connectors import together
+from connectors.validation.model import Record, Settings, printable
 from core.errors import Misconfigured
 
 _PAYLOAD = 1232
@@ -73,9 +73,14 @@ class Resolvers:
             raise record.failed("serverInternal", problem)
         return servers
 
-    async def ask(self, name: str, kind: str, record: Record) -> list[Reply]:
-        """Ask every resolver for records; fails only when the name can be asked of nobody."""
-        return list(await asyncio.gather(*(self.ask_one(s, name, kind, record) for s in self.servers(record))))
+    async def ask(self, name: str, kinds: Sequence[str], record: Record) -> list[list[Reply]]:
+        """Ask every resolver for records of each kind; fails only when the name can be asked of nobody."""
+        servers = self.servers(record)
+        questions = [(server, kind) for kind in kinds for server in servers]
+        replies = await together.for_each(
+            questions, lambda one: self.ask_one(one[0], name, one[1], record), len(questions)
+        )
+        return [replies[at : at + len(servers)] for at in range(0, len(replies), len(servers))]
 
     async def ask_one(self, server: Server, name: str, kind: str, record: Record) -> Reply:
         """Ask one resolver, and tell how it went."""
@@ -85,8 +90,8 @@ class Resolvers:
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers = [dns.nameserver.Do53Nameserver(server.host, server.port)]
         resolver.use_edns(0, 0, _PAYLOAD)
-        # By name: the library keeps the backend that it has seen first, whatever loop runs now.
-        backend = dns.asyncbackend.get_backend("asyncio")
+        # Each time anew: the library keeps the backend that it has seen first, whatever loop runs now.
+        backend = dns.asyncbackend.get_backend(dns.asyncbackend.sniff())
         try:
             answer = await resolver.resolve(
                 dns.name.from_text(name),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.lab.processes import stopped_at_the_end
-from tests.coordinator.acme.validation.world import ChallengeServer
+from tests.connectors.validation.world import ChallengeServer
 
 
 @pytest.fixture(scope="session")

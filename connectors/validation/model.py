@@ -11,6 +11,7 @@ from socket import gethostname
 from types import MappingProxyType
 from typing import Literal
 
+import anyio
 import msgspec
 
 from core.names import Name
@@ -140,8 +141,11 @@ class Record:
 
 def reason(error: Exception) -> str:
     """Say in few words what went wrong on a connection."""
-    said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-    return printable(said)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, anyio.EndOfStream | anyio.BrokenResourceError):
+        return "the connection ended"
+    return printable(str(error) or type(error).__name__)
 
 
 def printable(text: str | bytes, most: int = MOST_SHOWN) -> str:

@@ -7,7 +7,6 @@ as long as that again, at most.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,9 +14,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from coordinator.enrollment.acme.validation import caa, dns01, http01, persist01, tls_alpn01
-from coordinator.enrollment.acme.validation.lookups import Resolvers
-from coordinator.enrollment.acme.validation.model import (
+import anyio
+
+from connectors.validation import caa, dns01, http01, persist01, tls_alpn01
+from connectors.validation.lookups import Resolvers
+from connectors.validation.model import (
     AT_ONCE,
     Asked,
     Busy,
@@ -59,7 +60,7 @@ class Validator:
         self._now = now
         self._resolvers = Resolvers(settings)
         self._places = {
-            kind: asyncio.Semaphore(max(1, settings.concurrency.get(kind, AT_ONCE)))
+            kind: anyio.Semaphore(max(1, settings.concurrency.get(kind, AT_ONCE)))
             for kind in (*CHALLENGES, CAA)
             if kind not in _PLACES
         }
@@ -93,13 +94,13 @@ class Validator:
         """Hold one of the places, and end what is done there in time; ``late`` is the failure when it is not."""
         places, deadline_s = self._places[_PLACES.get(kind, kind)], self._settings.deadline_s
         try:
-            async with asyncio.timeout(deadline_s):
+            with anyio.fail_after(deadline_s):
                 await places.acquire()
         except TimeoutError as error:
             detail = f"too many validations by {kind} are under way; try again in a minute"
             raise Busy("serverInternal", detail, record.evidence()) from error
         try:
-            async with asyncio.timeout(deadline_s):
+            with anyio.fail_after(deadline_s):
                 yield
         except TimeoutError as error:
             detail = f"no end within {deadline_s:g} s, while {record.doing}; see why it is slow, then try again"

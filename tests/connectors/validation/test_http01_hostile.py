@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 
+import anyio
 import msgspec
 import pytest
+from anyio.abc import AnyByteSendStream
 
-from coordinator.enrollment.acme.validation.service import Failed, Settings, Validator
-from tests.coordinator.acme.validation.nameserver import Says, nameserver, zone
-from tests.coordinator.acme.validation.web import Answers, redirects, says, web
-from tests.coordinator.acme.validation.world import KEY_AUTHORIZATION, LOOPBACK, asked
+from connectors.validation.service import Failed, Settings, Validator
+from tests.connectors.validation.nameserver import Says, nameserver, zone
+from tests.connectors.validation.web import Answers, redirects, says, web
+from tests.connectors.validation.world import KEY_AUTHORIZATION, LOOPBACK, asked
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +36,11 @@ async def test_a_body_without_end() -> None:
     """Reading stops at 16 KiB; a server that sends on is left alone."""
     sent = 0
 
-    async def endless(_head: str, writer: asyncio.StreamWriter) -> None:
+    async def endless(_head: str, stream: AnyByteSendStream) -> None:
         nonlocal sent
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
-            writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
-            await writer.drain()
+            await stream.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
             sent += 1024
 
     failed = await failure(endless)
@@ -62,12 +62,11 @@ async def test_a_body_of_the_limit_and_one_byte_more() -> None:
 async def test_a_drip(start: bytes) -> None:
     """One byte at a time ends with the deadline, before the head, in it and after it."""
 
-    async def drip(_head: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(start)
+    async def drip(_head: str, stream: AnyByteSendStream) -> None:
+        await stream.send(start)
         while True:
-            writer.write(b"a")
-            await writer.drain()
-            await asyncio.sleep(0.01)
+            await stream.send(b"a")
+            await anyio.sleep(0.01)
 
     began = time.monotonic()
     failed = await failure(drip, deadline_s=QUICK_S)
@@ -76,8 +75,8 @@ async def test_a_drip(start: bytes) -> None:
 
 
 async def test_silence_after_the_connection() -> None:
-    async def silent(_head: str, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
+    async def silent(_head: str, _stream: AnyByteSendStream) -> None:
+        await anyio.sleep_forever()
 
     assert "no end within" in (await failure(silent, deadline_s=QUICK_S)).detail
 
@@ -98,9 +97,8 @@ async def test_silence_after_the_connection() -> None:
 async def test_answers_that_are_not_http(answer: bytes) -> None:
     """Every one is a failure of the validation, with something to do."""
 
-    async def garbage(_head: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
-        await writer.drain()
+    async def garbage(_head: str, stream: AnyByteSendStream) -> None:
+        await stream.send(answer)
 
     failed = await failure(garbage)
     assert failed.type in {"connection", "incorrectResponse"}
@@ -126,9 +124,9 @@ async def test_a_loop_of_redirects() -> None:
     """Ten are followed, the eleventh is not."""
     asked_for = list[str]()
 
-    async def loop(head: str, writer: asyncio.StreamWriter) -> None:
+    async def loop(head: str, stream: AnyByteSendStream) -> None:
         asked_for.append(head)
-        await says("", "302 Found", f"Location: /{'x' * 300}/{len(asked_for)}")(head, writer)
+        await says("", "302 Found", f"Location: /{'x' * 300}/{len(asked_for)}")(head, stream)
 
     failed = await failure(loop)
     assert (failed.type, len(asked_for), len(failed.evidence.redirects)) == ("connection", 11, 11)
@@ -137,10 +135,10 @@ async def test_a_loop_of_redirects() -> None:
 
 
 async def test_the_tenth_redirect_is_followed() -> None:
-    async def chain(head: str, writer: asyncio.StreamWriter) -> None:
+    async def chain(head: str, stream: AnyByteSendStream) -> None:
         step = int(head.split(" ")[1][1:]) if head.startswith("GET /1") or head[5].isdigit() else 0
         more = says("", "302 Found", f"Location: /{step + 1}")
-        await (says(KEY_AUTHORIZATION) if step == 10 else more)(head, writer)
+        await (says(KEY_AUTHORIZATION) if step == 10 else more)(head, stream)
 
     async with web(chain) as server, nameserver(zone(A=["127.0.0.1"])) as names:
         settings = Settings(resolvers=(names.address,), http_port=server.port, allowed_networks=LOOPBACK)

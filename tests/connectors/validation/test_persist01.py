@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from coordinator.enrollment.acme.validation.service import Failed, Settings, Validator
-from tests.coordinator.acme.validation.nameserver import nameserver, zone
-from tests.coordinator.acme.validation.world import ACCOUNT, ChallengeServer, asked
+from connectors.validation.service import Failed, Settings, Validator
+from tests.connectors.validation.nameserver import nameserver, zone
+from tests.connectors.validation.world import ACCOUNT, ChallengeServer, asked
 
 pytestmark = pytest.mark.anyio
 

@@ -6,14 +6,15 @@ The tree is climbed at every resolver for itself, and every resolver that answer
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import NamedTuple
 
 from dns.rdtypes.ANY.CAA import CAA
 
-from coordinator.enrollment.acme.validation import issue_value
-from coordinator.enrollment.acme.validation.lookups import Resolvers, Server
-from coordinator.enrollment.acme.validation.model import Record, Settings, printable
+from connectors import together
+from connectors.validation import issue_value
+from connectors.validation.lookups import Resolvers, Server
+from connectors.validation.model import Record, Settings, printable
 
 _CRITICAL = 0x80
 _KNOWN = {"issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone"}
@@ -43,7 +44,8 @@ async def check(request: Request, resolvers: Resolvers, record: Record) -> None:
     """Look whether CAA permits it; raises ``Failed``."""
     record.asked = f"CAA records of {request.domain} and above"
     servers = resolvers.servers(record)
-    found = await asyncio.gather(*(_climb(server, request.domain, resolvers, record) for server in servers))
+    climb = partial(_climb, domain=request.domain, resolvers=resolvers, record=record)
+    found = await together.for_each(servers, climb, len(servers))
     usable = [one for one in found if not one.problem]
     if not usable:
         told = ", ".join(f"{one.server} said {one.problem} for {one.domain}" for one in found)

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from core.acme import ALPN_PROTOCOL, alpn_extension
-from tests.coordinator.acme.validation.web import says, web
-from tests.coordinator.acme.validation.world import KEY_AUTHORIZATION
+from tests.connectors.validation.web import says, web
+from tests.connectors.validation.world import KEY_AUTHORIZATION
 
 GOOD = alpn_extension(KEY_AUTHORIZATION)
 

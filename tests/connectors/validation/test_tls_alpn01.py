@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSAttribute
 from cryptography import x509
 
 from benchmarks.lab.processes import free_ports
-from coordinator.enrollment.acme.validation.service import Evidence, Failed, Validator
+from connectors.validation.service import Evidence, Failed, Validator
 from core.acme import ID_PE_ACME_IDENTIFIER, alpn_extension
-from tests.coordinator.acme.validation.handshakes import GOOD, Pair, context_of, handshaker, make
-from tests.coordinator.acme.validation.nameserver import nameserver, zone
-from tests.coordinator.acme.validation.world import KEY_AUTHORIZATION, ChallengeServer, asked
+from tests.connectors.validation.handshakes import GOOD, Pair, context_of, handshaker, make
+from tests.connectors.validation.nameserver import nameserver, zone
+from tests.connectors.validation.serving import beside
+from tests.connectors.validation.world import KEY_AUTHORIZATION, ChallengeServer, asked
 
 pytestmark = pytest.mark.anyio
 
@@ -154,29 +158,33 @@ async def test_tls_before_1_2_is_not_spoken(
     assert caught.value.type == "tls"
 
 
-async def old_client(port: int) -> str | None:
+async def old_client(port: int) -> str:
     """Return which version of TLS a client gets that takes any."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = ssl.TLSVersion.TLSv1
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    version: str | None = writer.get_extra_info("ssl_object").version()
-    writer.transport.abort()
+    stream = await anyio.connect_tcp("127.0.0.1", port, ssl_context=context)
+    version = stream.extra(TLSAttribute.tls_version)
+    await anyio.aclose_forcefully(stream)
     return version
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x28"])
 async def test_what_is_no_tls(challenges: ChallengeServer, greeting: bytes) -> None:
-    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(greeting)
-        writer.close()
+    async def greet(stream: SocketStream) -> None:
+        async with stream:
+            await stream.send(greeting)
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        beside(partial(listener.serve, greet)),
+    ):
+        settings = challenges.settings(tls_port=listener.extra(SocketAttribute.local_port))
         with pytest.raises(Failed) as caught:
-            await Validator(challenges.settings(tls_port=port)).validate(asked("tls-alpn-01", "a.test"))
+            await Validator(settings).validate(asked("tls-alpn-01", "a.test"))
     assert caught.value.type == "tls"
+    assert greeting or "the connection ended" in caught.value.detail
 
 
 async def test_a_server_that_says_nothing(challenges: ChallengeServer) -> None:

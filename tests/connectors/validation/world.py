@@ -11,7 +11,7 @@ import dns.query
 import httpx
 
 from benchmarks.lab.processes import Process, free_ports
-from coordinator.enrollment.acme.validation.service import Asked, Settings
+from connectors.validation.service import Asked, Settings
 from core.names import parse_name
 
 TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"  # pragma: allowlist secret

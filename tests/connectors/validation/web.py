@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import anyio
+from anyio.abc import AnyByteSendStream, AnyByteStream, Listener
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.tls import TLSListener
 
 from benchmarks.lab.processes import free_ports
+from tests.connectors.validation.serving import beside
 
-Answers = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+Answers = Callable[[str, AnyByteSendStream], Awaitable[None]]
 """Writes an answer to a request; is given its whole head."""
+_MOST_BYTES = 64 * 1024
 
 
 class Web:
@@ -21,13 +28,13 @@ class Web:
         self.requests: list[str] = []
         self._answers = answers
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, stream: AnyByteStream) -> None:
         """Answer one request and close."""
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            self.requests.append(head)
-            await self._answers(head, writer)
-        writer.close()
+        async with stream:
+            with suppress(anyio.BrokenResourceError, anyio.IncompleteRead, anyio.EndOfStream):
+                head = (await BufferedByteReceiveStream(stream).receive_until(b"\r\n\r\n", _MOST_BYTES)).decode()
+                self.requests.append(f"{head}\r\n\r\n")
+                await self._answers(self.requests[-1], stream)
 
 
 @asynccontextmanager
@@ -36,21 +43,20 @@ async def web(
 ) -> AsyncIterator[Web]:
     """Run one."""
     server = Web(answers, port or free_ports(1)[0])
-    listener = await asyncio.start_server(server.serve, host, server.port, ssl=context)
-    try:
+    listener: Listener[AnyByteStream] = await anyio.create_tcp_listener(local_host=host, local_port=server.port)
+    if context is not None:
+        listener = TLSListener(listener, context, standard_compatible=False)
+    async with listener, beside(partial(listener.serve, server.serve)):
         yield server
-    finally:
-        listener.close()
 
 
 def says(body: str | bytes, status: str = "200 OK", *headers: str) -> Answers:
     """Return answers with this status, body and headers."""
     data = body.encode() if isinstance(body, str) else body
 
-    async def answer(_head: str, writer: asyncio.StreamWriter) -> None:
+    async def answer(_head: str, stream: AnyByteSendStream) -> None:
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", *headers]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
-        await writer.drain()
+        await stream.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
     return answer
 
@@ -58,10 +64,10 @@ def says(body: str | bytes, status: str = "200 OK", *headers: str) -> Answers:
 def redirects(to: str, then: str = "", status: int = 302) -> Answers:
     """Return answers that redirect ``/.well-known/…`` and say ``then`` elsewhere."""
 
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+    async def answer(head: str, stream: AnyByteSendStream) -> None:
         first = head.startswith("GET /.well-known/") or not then
         await (says("secret of the refused", f"{status} Found", f"Location: {to}") if first else says(then))(
-            head, writer
+            head, stream
         )
 
     return answer

@@ -1,1 +1,0 @@
-"""The validation side of the ACME server: asks the network whether who ordered a name holds it."""
