@@ -37,6 +37,7 @@ from core.wire import (
     Enrollment,
     Findings,
     FindingsTaken,
+    LookReport,
     Metadata,
     Nonce,
     Receipt,
@@ -120,6 +121,10 @@ class Coordinator:
     async def report_challenge(self, challenge_id: str, report: ChallengeReport) -> Receipt:
         """Tell what became of the answer to a challenge."""
         return await self._own("POST", f"/challenges/{quote(challenge_id, safe='')}", Receipt, body=report)
+
+    async def report_look(self, look_id: str, report: LookReport) -> Receipt:
+        """Tell how a challenge looked from here."""
+        return await self._own("POST", f"/looks/{quote(look_id, safe='')}", Receipt, body=report)
 
     async def report_findings(self, findings: Findings) -> FindingsTaken:
         """Hand in what was found of earlier installations."""

@@ -28,6 +28,16 @@ there is to say:
     allowed_names = ["*.example.com"]   # names that are answered for, as patterns; default: all. Whoever has the
                                         # coordinator can have certificates of these names issued to themselves.
 
+    # Whether this agent looks at challenges of the coordinator's ACME clients from where it stands, and where that may
+    # lead: private networks and addresses of this host only where they are named. See docs/acme-server.md.
+    [perspective]
+    enabled = true                      # default: false
+    allowed_networks = ["10.20.0.0/16"] # default: none. Whoever has the coordinator can have hosts there asked for
+                                        # /.well-known/acme-challenge/… at these two ports, and see 200 characters.
+    resolvers = ["192.0.2.53"]          # default: those of the system
+    http_port = 80                      # the defaults; other ports are for tests and closed networks
+    tls_port = 443
+
     # A daemon that is named like its type needs no entry; its connector then looks in the usual places.
     [services.nginx]
     type = "nginx"
@@ -97,6 +107,7 @@ import os
 import re
 import stat
 import tomllib
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -105,6 +116,7 @@ import msgspec
 from connectors.targets import registry
 from connectors.targets.base import Command, Service
 from core.decoding import wrong_field
+from core.environment import parse_resolver
 from core.errors import InvalidInput, Misconfigured, Refused
 from core.names import Name
 from core.patterns import check_pattern, matches
@@ -166,12 +178,48 @@ class Challenges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found[1] or found[2] or None, int(found[3])
 
 
+class Perspective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether this agent looks at challenges of ACME clients, and where that may lead.
+
+    Loopback, link-local, private and reserved addresses are dialled in ``allowed_networks`` only, metadata services of
+    clouds never. Without ``resolvers`` the system's are asked.
+    """
+
+    enabled: bool = False
+    allowed_networks: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
+    http_port: Annotated[int, msgspec.Meta(ge=1, le=_MOST_PORT)] = 80
+    tls_port: Annotated[int, msgspec.Meta(ge=1, le=_MOST_PORT)] = 443
+
+    def __post_init__(self) -> None:
+        """Refuse what is no network or no address."""
+        try:
+            _ = self.networks
+        except ValueError as error:
+            raise ValueError(f"allowed_networks: {error}; write networks like 10.0.0.0/8") from error
+        try:
+            _ = self.servers
+        except ValueError as error:
+            raise ValueError(f"resolvers: {error}") from error
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Return the allowed networks."""
+        return tuple(map(ip_network, self.allowed_networks))
+
+    @property
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """Return addresses and ports of the resolvers."""
+        return tuple(map(parse_resolver, self.resolvers))
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_paths: tuple[str, ...] = DEFAULT_ALLOWED_PATHS
     allowed_target_types: tuple[str, ...] | None = None
     allowed_owners: tuple[str, ...] = ()
     accept_coordinator_keys: bool = False
     challenges: Challenges = Challenges()
+    perspective: Perspective = Perspective()
     actions: dict[str, Any] = {}
     services: dict[str, Any] = {}
 
@@ -185,6 +233,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
     allowed_owners: tuple[str, ...] = ()
     accept_coordinator_keys: bool = False
     challenges: Challenges = Challenges()
+    perspective: Perspective = Perspective()
     actions: dict[str, Action] = {}
     services: dict[str, Service] = {}
 
@@ -290,6 +339,7 @@ def _from_toml(raw: dict[str, Any], path: Path) -> HostPolicy:
         allowed_owners=file.allowed_owners,
         accept_coordinator_keys=file.accept_coordinator_keys,
         challenges=file.challenges,
+        perspective=file.perspective,
         actions={name: _action(name, value, path) for name, value in file.actions.items()},
         services={name: _service(name, value, path) for name, value in file.services.items()},
     )

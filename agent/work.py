@@ -22,12 +22,13 @@ from agent.identity import Identity
 from agent.issuance import collect_answers, given_key, issue
 from agent.keystore import Keystore
 from agent.patience import Patience
+from agent.perspective import Looks
 from agent.supervision import supervised
 from core import tracing
 from core.crash import crash_point
 from core.errors import CertctlError, Gone, NotFound, Permanent, StaleLease, Transient
 from core.identity import sign_report
-from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport, TrialItem, TrialReport
+from core.wire import DeploymentItem, Failure, IssuanceItem, JobReport, SignedReport, TrialItem, TrialReport, Work
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Worker:
         self._pending = trio.Event()
         self._trying: set[str] = set()
         self._answers = Answers(client, lambda: deployer.policy, stopping)
+        self._looks = Looks(client, lambda: deployer.policy, stopping)
         self.retired = ""
 
     async def run(self) -> None:
@@ -120,14 +122,19 @@ class Worker:
             backoff.spread_s = work.spread_s
             trouble.over()
             activity.note_answer()
-            for item in work.items:
-                self._take(item, in_hand)
-            for answer in work.challenges:
-                self._answers.take(answer, until_stopped)
-            for trial in work.trials:
-                if trial.trial_id not in self._trying:
-                    self._trying.add(trial.trial_id)
-                    in_hand.start_soon(self._try_out, trial)
+            self._hand_out(work, in_hand, until_stopped)
+
+    def _hand_out(self, work: Work, in_hand: trio.Nursery, until_stopped: trio.Nursery) -> None:
+        for item in work.items:
+            self._take(item, in_hand)
+        for answer in work.challenges:
+            self._answers.take(answer, until_stopped)
+        for look in work.looks:
+            self._looks.take(look, until_stopped)
+        for trial in work.trials:
+            if trial.trial_id not in self._trying:
+                self._trying.add(trial.trial_id)
+                in_hand.start_soon(self._try_out, trial)
 
     def _take(self, item: Item, in_hand: trio.Nursery) -> None:
         if item.job_id not in self._activity.held:

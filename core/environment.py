@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -13,6 +14,7 @@ from core.errors import FieldError, Misconfigured
 from core.secret import Secret
 
 T = TypeVar("T")
+_DNS_PORT, _MOST_PORT = 53, 65535
 _DURATION = re.compile(r"(?:(\d{1,8})d)?(?:(\d{1,8})h)?(?:(\d{1,8})m)?(?:(\d{1,8})s)?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MAX_PORT = 65535
@@ -123,3 +125,18 @@ def parse_duration(text: str) -> timedelta:
         raise ValueError(message)
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def parse_resolver(text: str) -> tuple[str, int]:
+    """Read ``address[:port]``, an IPv6 address with a port in brackets; raise ``ValueError`` with the remedy."""
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.startswith("[")):
+        host, port = text, str(_DNS_PORT)
+    try:
+        address = str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        address = ""
+    if not address or not port.isdecimal() or not 0 < int(port) <= _MOST_PORT:
+        message = f"holds {text[:60]!r}; write addresses like 192.0.2.53:53"
+        raise ValueError(message)
+    return address, int(port)

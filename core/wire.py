@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from core.evidence import ErrorType, Evidence
 from core.names import Name
 
 PROTOCOL_VERSION = 1
@@ -149,6 +150,24 @@ class ChallengeItem(msgspec.Struct, frozen=True):
     over: bool = False
 
 
+class LookItem(msgspec.Struct, frozen=True):
+    """A challenge of an ACME client to look at from where the agent stands, and CAA for ``caa_identities`` if any.
+
+    There is no lease: a look that is taken twice does no harm. Where it may lead, by which ports and resolvers, says
+    the agent's host alone.
+    """
+
+    look_id: str
+    type: str
+    name: Name
+    wildcard: bool
+    token: str
+    thumbprint: str
+    account_url: str
+    caa_identities: tuple[str, ...] = ()
+    persist_issuers: tuple[str, ...] = ()
+
+
 class AuditHead(msgspec.Struct, frozen=True):
     """The end of the coordinator's audit trail: what was sealed up to here cannot be changed without it showing.
 
@@ -177,6 +196,7 @@ class Work(msgspec.Struct, frozen=True):
     audit_head: AuditHead | None = None
     trials: tuple[TrialItem, ...] = ()
     challenges: tuple[ChallengeItem, ...] = ()
+    looks: tuple[LookItem, ...] = ()
 
 
 class CSRSubmission(msgspec.Struct, frozen=True):
@@ -243,6 +263,23 @@ class ChallengeReport(msgspec.Struct, frozen=True):
     state: Literal["shown", "failed", "gone"]
     where: Annotated[str, msgspec.Meta(max_length=300)] = ""
     problem: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
+LookState = Literal["seen", "failed", "busy", "none"]
+"""How a challenge looked: as it has to, or not. ``busy``: there was no time for it; ``none``: the agent's host does not
+let it look."""
+
+
+class LookReport(msgspec.Struct, frozen=True):
+    """How a challenge looked from where an agent stands; ``type`` is that of the ACME error when it ``failed``.
+
+    ``evidence`` is of the challenge, and of CAA. The same again changes nothing.
+    """
+
+    state: LookState
+    type: ErrorType | Literal[""] = ""
+    detail: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    evidence: Annotated[tuple[Evidence, ...], msgspec.Meta(max_length=2)] = ()
 
 
 MOST_FINDINGS = 100

@@ -1,8 +1,9 @@
 """Which addresses the server dials on behalf of a stranger (server-side request forgery).
 
 The lists follow the IANA registries of special-purpose addresses (RFC 6890), written out so that they do not change
-with the Python that reads them. Private networks (RFC 1918, RFC 4193, RFC 6598) may be dialled: names inside them are
-what an internal authority is for. An address that carries an IPv4 address is judged by that one as well.
+with the Python that reads them. Private networks (RFC 1918, RFC 4193, RFC 6598) may be dialled where that is said:
+names inside them are what an internal authority is for. An address that carries an IPv4 address is judged by that one
+as well.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ _SPECIAL: tuple[tuple[Network, str], ...] = tuple(
         ("64:ff9b:1::/48", "an address of a local translator"),
     )
 )
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
 _TEREDO = IPv6Network("2001::/32")
 _PROTOCOLS = IPv6Network("2001::/23")
 _USABLE = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
@@ -62,17 +64,22 @@ _LAST_32_BITS = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/
 _ISATAP = {0x0000_5EFE, 0x0200_5EFE}
 
 
-def why_refused(address: Address, allowed: tuple[Network, ...] = ()) -> str:
-    """Return why ``address`` is not dialled, for instance "is a loopback address"; empty when it may be."""
+def why_refused(address: Address, allowed: tuple[Network, ...] = (), *, private: bool = True) -> str:
+    """Return why ``address`` is not dialled, for instance "is a loopback address"; empty when it may be.
+
+    What is in ``allowed`` may be, unless it is a metadata service's; ``private`` says whether private networks may.
+    """
     address = _without_zone(address)
     if any(address in network for network in METADATA):
         return "is an address of a cloud's metadata service"
     hidden = tuple(_hidden(address)) if isinstance(address, IPv6Address) else ()
     for inner in hidden:
-        if why := why_refused(inner, allowed):
+        if why := why_refused(inner, allowed, private=private):
             return f"hides {inner}, which {why}"
     if any(address in network for network in allowed):
         return ""
+    if not private and any(address in network for network in _PRIVATE):
+        return "is a private address"
     return _special(address, hides=bool(hidden))
 
 

@@ -9,10 +9,10 @@ from ipaddress import ip_address
 
 from connectors.validation.addresses import Address, why_refused
 from connectors.validation.lookups import Reply, Resolvers, answered, problems, shared
-from connectors.validation.model import Network, Record
+from connectors.validation.model import Record, Settings
 
 
-async def dialled(host: str, resolvers: Resolvers, allowed: tuple[Network, ...], record: Record) -> list[Address]:
+async def dialled(host: str, resolvers: Resolvers, settings: Settings, record: Record) -> list[Address]:
     """Return one IPv6 and one IPv4 address of ``host``, those there are, in the order in which they are tried.
 
     ``host`` is an address or a DNS name. Fails when there is none, or none that may be dialled.
@@ -21,8 +21,12 @@ async def dialled(host: str, resolvers: Resolvers, allowed: tuple[Network, ...],
         known: list[Address] = [ip_address(host)]
     except ValueError:
         known = await _resolved(host, resolvers, record)
-    refusals = [f"{address} {why}" for address in known if (why := why_refused(address, allowed))]
-    usable = [address for address in known if not why_refused(address, allowed)]
+    verdicts = [
+        (address, why_refused(address, settings.allowed_networks, private=settings.private_networks))
+        for address in known
+    ]
+    refusals = [f"{address} {why}" for address, why in verdicts if why]
+    usable = [address for address, why in verdicts if not why]
     if not usable:
         detail = (
             f"{host} is not asked, since {'; '.join(refusals[:3])}: let the name point to an address that may be "

@@ -110,7 +110,7 @@ def _host(text: str) -> str:
 
 async def _fetch(hop: Hop, settings: Settings, resolvers: Resolvers, record: Record) -> Answer:
     """Ask the first address that a connection can be made to."""
-    addresses = await dialled(hop.host, resolvers, settings.allowed_networks, record)
+    addresses = await dialled(hop.host, resolvers, settings, record)
     missed, failure = list[str](), None
     for address in addresses:
         record.addresses.append(str(address))
@@ -125,7 +125,7 @@ async def _fetch(hop: Hop, settings: Settings, resolvers: Resolvers, record: Rec
             raise record.failed("connection", detail) from error
     detail = (
         f"{printable(str(hop))} was not reached: {', '.join(missed)}; let its web server listen there, and let "
-        "firewalls pass the coordinator"
+        f"firewalls pass {settings.here}"
     )
     raise record.failed("connection", detail) from failure
 

@@ -69,7 +69,7 @@ class Resolvers:
         """Return who is asked; fails where nobody is configured."""
         servers = self._servers or _system()
         if not servers:
-            problem = "no DNS resolver is known; name one in the coordinator's settings or in /etc/resolv.conf"
+            problem = "no DNS resolver is known; name one in the settings of who looks, or in its /etc/resolv.conf"
             raise record.failed("serverInternal", problem)
         return servers
 

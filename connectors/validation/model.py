@@ -9,23 +9,16 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from socket import gethostname
 from types import MappingProxyType
-from typing import Literal
 
 import anyio
-import msgspec
 
+from core.evidence import MOST_SHOWN, ErrorType, Evidence
 from core.names import Name
 
 AT_ONCE = 10
 """Validations of one type at the same time, where the settings say nothing else."""
-MOST_SHOWN = 200
-"""Characters of a foreign answer that are kept: enough to see what it was, too few to read something by."""
 
 Network = IPv4Network | IPv6Network
-ErrorType = Literal[
-    "caa", "connection", "dns", "incorrectResponse", "malformed", "serverInternal", "tls", "unauthorized"
-]
-"""The error types of RFC 8555 section 6.7 that a validation ends with."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,8 @@ class Settings:
     """How validations are done.
 
     ``resolvers`` are addresses and ports of recursive resolvers; with none, those of the system's resolv.conf (its
-    hosts file is not read). ``allowed_networks`` may be dialled although they are refused otherwise.
+    hosts file is not read). ``allowed_networks`` may be dialled although they are refused otherwise, as private ones
+    are without ``private_networks``. ``here`` is what firewalls have to let pass, in messages.
     ``concurrency`` is how many validations run at once by challenge type, those of dns-01 being for all that ask for
     TXT records. ``caa_identities`` are our names in CAA records; with none CAA is not checked. ``persist_issuers`` are
     those in the records of dns-persist-01.
@@ -43,6 +37,8 @@ class Settings:
     http_port: int = 80
     tls_port: int = 443
     allowed_networks: tuple[Network, ...] = ()
+    private_networks: bool = True
+    here: str = "the coordinator"
     concurrency: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     caa_identities: tuple[str, ...] = ()
     persist_issuers: tuple[str, ...] = ()
@@ -65,25 +61,6 @@ class Asked:
     token: str
     thumbprint: str
     account_url: str
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked and what came back, small enough to be kept with the challenge.
-
-    ``source`` is the host that asked, ``addresses`` are those that were dialled, in this order, ``answer`` is what
-    came back, at most 200 printable characters of it.
-    """
-
-    challenge: str
-    name: str
-    asked: str
-    source: str
-    at: datetime
-    elapsed_ms: int
-    addresses: tuple[str, ...] = ()
-    resolvers: tuple[str, ...] = ()
-    redirects: tuple[str, ...] = ()
-    answer: str = ""
 
 
 class Failed(Exception):

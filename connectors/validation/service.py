@@ -18,21 +18,12 @@ import anyio
 
 from connectors.validation import caa, dns01, http01, persist01, tls_alpn01
 from connectors.validation.lookups import Resolvers
-from connectors.validation.model import (
-    AT_ONCE,
-    Asked,
-    Busy,
-    ErrorType,
-    Evidence,
-    Failed,
-    Record,
-    Settings,
-    printable,
-)
+from connectors.validation.model import AT_ONCE, Asked, Busy, Failed, Record, Settings, printable
 from core.acme import DNS_01, DNS_ACCOUNT_01, DNS_PERSIST_01, HTTP_01, TLS_ALPN_01
+from core.evidence import ErrorType, Evidence
 from core.names import Name, NameKind
 
-__all__ = ["CAA", "CHALLENGES", "Asked", "Busy", "Evidence", "Failed", "Settings", "Validator"]
+__all__ = ["CAA", "CHALLENGES", "Asked", "Busy", "Evidence", "Failed", "Settings", "Validator", "printable"]
 
 CAA = "caa"
 """What checks of CAA are called in evidence and in ``Settings.concurrency``."""
@@ -55,15 +46,25 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 class Validator:
     """Asks the network, a limited number of times at once; one for each event loop."""
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        places: Mapping[str, anyio.Semaphore] | None = None,
+    ) -> None:
         self._settings = settings
         self._now = now
         self._resolvers = Resolvers(settings)
-        self._places = {
+        self._places = places or {
             kind: anyio.Semaphore(max(1, settings.concurrency.get(kind, AT_ONCE)))
             for kind in (*CHALLENGES, CAA)
             if kind not in _PLACES
         }
+
+    def of_authority(self, caa_identities: tuple[str, ...], persist_issuers: tuple[str, ...]) -> Validator:
+        """Return one that asks on behalf of an authority with these names, and has its places in common with this."""
+        settings = replace(self._settings, caa_identities=caa_identities, persist_issuers=persist_issuers)
+        return Validator(settings, self._now, self._places)
 
     async def validate(self, asked: Asked) -> Evidence:
         """Return the evidence that ``asked.name`` is held by the account; raises ``Failed``, ``Busy`` for no place."""

@@ -77,7 +77,7 @@ async def _shown(name: Name, server_name: str, settings: Settings, resolvers: Re
 
 async def _connected(name: Name, settings: Settings, resolvers: Resolvers, record: Record) -> SocketStream:
     missed, failure = list[str](), None
-    for address in await dialled(name.value, resolvers, settings.allowed_networks, record):
+    for address in await dialled(name.value, resolvers, settings, record):
         record.addresses.append(str(address))
         record.doing = f"connecting to {address} port {settings.tls_port}"
         try:
@@ -89,7 +89,7 @@ async def _connected(name: Name, settings: Settings, resolvers: Resolvers, recor
             failure = error
     detail = (
         f"{name} was not reached at port {settings.tls_port}: {', '.join(missed)}; let its TLS server listen there, "
-        "and let firewalls pass the coordinator"
+        f"and let firewalls pass {settings.here}"
     )
     raise record.failed("connection", detail) from failure
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.agents import store
+from coordinator.enrollment.acme import perspectives
 from coordinator.issuance import keymaking
 from coordinator.jobs import service as jobs
 from coordinator.metrics import service as metrics
@@ -23,7 +24,7 @@ from coordinator.targets import trials
 from coordinator.web.table import Later
 from core.crash import crash_point
 from core.errors import CertctlError
-from core.wire import HEARTBEAT_S, AuditHead, ChallengeItem, DeploymentItem, IssuanceItem, TrialItem, Work
+from core.wire import HEARTBEAT_S, AuditHead, ChallengeItem, DeploymentItem, IssuanceItem, LookItem, TrialItem, Work
 
 if TYPE_CHECKING:
     from coordinator.context import Context
@@ -97,9 +98,10 @@ class Polls:
         head: AuditHead | None,
         trials: tuple[TrialItem, ...] = (),
         shown: tuple[ChallengeItem, ...] = (),
+        looks: tuple[LookItem, ...] = (),
     ) -> Work:
         """Return an answer, with what the agent needs to know for its next poll."""
-        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head, trials, shown)
+        return Work(items, LONGEST_WAIT_S, round(self.spread_s, 1), head, trials, shown, looks)
 
 
 class Poll(Later):
@@ -179,6 +181,7 @@ class Poll(Later):
                     self._next_s = await jobs.seconds_to_next(conn, agent_id, boot, held)
                     others = await trials.are_waiting(conn, agent_id, boot)
                     others = others or await challenges.are_waiting(conn, agent_id, boot)
+                    others = others or await perspectives.are_waiting(self._ctx, conn, agent_id, boot)
                 if not others and (self._next_s is None or self._next_s > 0):
                     return None
             async with self._ctx.db.transaction() as tx:
@@ -188,15 +191,20 @@ class Poll(Later):
                     items = await keymaking.with_keys(tx, agent["sealing_key"], items)
                 tried = await trials.offer(tx, agent_id, boot)
                 shown = await challenges.offer(tx, agent_id, boot)
+                looks = await perspectives.offer(self._ctx, tx, agent_id, boot)
                 self._next_s = None if items else await jobs.seconds_to_next(tx, agent_id, boot, held)
         if items:
             crash_point("lease.claim_committed")
-        return self._work(items, tried, shown) if items or tried or shown else None
+        return self._work(items, tried, shown, looks) if items or tried or shown or looks else None
 
     def _work(
-        self, items: Items = (), tried: tuple[TrialItem, ...] = (), shown: tuple[ChallengeItem, ...] = ()
+        self,
+        items: Items = (),
+        tried: tuple[TrialItem, ...] = (),
+        shown: tuple[ChallengeItem, ...] = (),
+        looks: tuple[LookItem, ...] = (),
     ) -> Work:
-        return self._ctx.polls.work(items, self._ctx.trail.head, tried, shown)
+        return self._ctx.polls.work(items, self._ctx.trail.head, tried, shown, looks)
 
     def _at_end(self) -> bool:
         leaving = self._ctx.stopping or self._ctx.db.wakeups.closed

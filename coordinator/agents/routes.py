@@ -14,6 +14,7 @@ from coordinator.agents.polling import LONGEST_WAIT_S, Asked, Poll
 from coordinator.agents.retirement import Dependents, Preflight, Retirement
 from coordinator.bindings import drift as bindings_drift
 from coordinator.bindings import service as bindings
+from coordinator.enrollment.acme import perspectives
 from coordinator.issuance import service as issuance
 from coordinator.jobs import service as jobs
 from coordinator.ordering import challenges
@@ -39,6 +40,7 @@ from core.wire import (
     Enrollment,
     Findings,
     FindingsTaken,
+    LookReport,
     Nonce,
     Receipt,
     SignedReport,
@@ -256,6 +258,11 @@ async def challenge(call: Call[ChallengeReport, NoQuery]) -> Receipt:
     return Receipt(await challenges.take_report(call.ctx, call.actor, challenge_id, call.body, call.request_id))
 
 
+async def look(call: Call[LookReport, NoQuery]) -> Receipt:
+    """Take how a challenge of an ACME client looked from where an agent stands."""
+    return Receipt(await perspectives.take_report(call.ctx, call.actor, call.path["look_id"], call.body))
+
+
 async def drift(call: Call[Findings, NoQuery]) -> FindingsTaken:
     """Take what an agent found when it looked again at what it had installed."""
     return FindingsTaken(await bindings_drift.take(call.ctx, call.actor, call.body.findings, call.request_id))
@@ -389,6 +396,16 @@ ROUTES = [
         "Report that the answer to a challenge is shown, cannot be, or was taken away",
         Receipt,
         request=ChallengeReport,
+        errors=(NotFound, Gone),
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/looks/{{look_id}}",
+        look,
+        Access.AGENT,
+        "Report how a challenge of an ACME client looked from where the agent stands",
+        Receipt,
+        request=LookReport,
         errors=(NotFound, Gone),
     ),
     Route(

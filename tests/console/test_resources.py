@@ -49,6 +49,7 @@ NOT_FOR_THE_CONSOLE = {
     "POST /api/v1/agents/{}/trials/{}/result": "an agent's own",
     "POST /api/v1/agents/{}/drift": "an agent's own",
     "POST /api/v1/agents/{}/challenges/{}": "an agent's own",
+    "POST /api/v1/agents/{}/looks/{}": "an agent's own",
     "POST /api/v1/certificates/{}/deploy": "certificates deploy does it as an operation, for one as for many",
     "GET /api/v1/auth/info": "for browsers",
     "GET /api/v1/openapi.json": "for programs; apply reads it",

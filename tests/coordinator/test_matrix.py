@@ -186,7 +186,7 @@ async def test_an_agent_does_its_own_work_and_nobody_elses(estate: Estate) -> No
     trial = await estate.world.post(f"/api/v1/targets/{target_id}/test")
     findings = wire.Findings((wire.Finding(target_id, "cv-1", "missing", "it is gone"),))
     bodies = {"csr": submission, "result": report, "drift": msgspec.to_builtins(findings)}
-    bodies["{challenge_id}"] = {"state": "shown"}
+    bodies |= {"{challenge_id}": {"state": "shown"}, "{look_id}": {"state": "seen"}}
     routes = [route for route in ROUTES if route.access is Access.AGENT]
     for route in routes:
         for agent_id, expected in ((own.id, 404), (other.id, 403)):

@@ -86,7 +86,7 @@ SCOPED |= {"acme_eab_key_id": an_eab_key, "acme_account_id": an_account, "acme_o
 OF_ALL = {
     *("agent_id", "target_id", "target_type", "profile_id", "issuer_id", "job_id", "version_id", "run_id", "token_id"),
     *("event_id", "file", "policy_id", "renewal_policy_id", "agent_group_id", "violation_id", "loop_name"),
-    *("trial_id", "challenge_id"),
+    *("trial_id", "challenge_id", "look_id"),
 }
 """Parameters of what belongs to no team: the platform's own."""
 BY_ITS_ROOM = {"ca_order_id", "certificate_id", "approval_id", "notification_id", "view_id"}

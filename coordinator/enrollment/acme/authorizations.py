@@ -33,7 +33,7 @@ _LASTING = timedelta(hours=1)
 _HOUR = timedelta(hours=1)
 _TOKEN_BYTES = 32
 POLL_S = 1
-_OURS = {"evidence", "account_url"}
+_OURS = {"evidence", "account_url", "put_off"}
 """What is kept with a challenge and not sent."""
 Challenge = dict[str, Any]
 

@@ -36,6 +36,12 @@ _VALIDATIONS = Counter(
     ["type", "outcome"],
     registry=REGISTRY,
 )
+_PERSPECTIVES = Counter(
+    "certctl_acme_perspectives",
+    "Looks at challenges that agents were asked for, by how they ended.",
+    ["state"],
+    registry=REGISTRY,
+)
 _COLLECTED = Counter("certctl_acme_gc_rows", "Rows of the ACME server that were forgotten.", registry=REGISTRY)
 
 
@@ -47,6 +53,11 @@ def request(operation: str, *, failed: bool) -> None:
 def validation(kind: str, outcome: str) -> None:
     """Count one validation: ``valid``, or the name of the error."""
     _VALIDATIONS.labels(kind, outcome).inc()
+
+
+def perspective(state: str) -> None:
+    """Count what became of a look that an agent was asked for."""
+    _PERSPECTIVES.labels(state).inc()
 
 
 def collected(rows: int) -> None:

@@ -139,13 +139,17 @@ class ACMEOrderQuery(PageQuery):
 
 
 class ACMEChallenge(msgspec.Struct):
-    """A challenge: what went wrong (RFC 9457), and what was asked, from where, and what came back."""
+    """A challenge: what went wrong (RFC 9457), and what was asked, from where, and what came back.
+
+    ``put_off`` says why nothing can be said of one that is ``processing``; it is looked at again.
+    """
 
     type: str
     status: str
     validated: str | None
     error: dict[str, Any] | None
     evidence: dict[str, Any] | None
+    put_off: str | None
 
 
 class ACMEAuthorization(msgspec.Struct):

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from core.environment import Environment, parse_duration
+from core.environment import Environment, parse_duration, parse_resolver
 
 MODES = ("trust_authenticated", "challenge")
 _SWITCH = ("true", "false")
-_DNS_PORT, _MOST_PORT = 53, 65535
+_MOST_PORT = 65535
 _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=30)
 _MOST = 1_000_000
+MOST_PERSPECTIVES = 20
+"""Agents that are asked to look at one challenge."""
 _MOST_ISSUERS = 10
 """What a challenge of dns-persist-01 may hold (draft-ietf-acme-dns-persist section 3.1)."""
 
@@ -48,6 +50,9 @@ class ACMESettings:
     caa_identities: tuple[str, ...]
     persist_issuers: tuple[str, ...]
     """The names of this authority in records of dns-persist-01; that challenge is offered with one of them only."""
+    perspectives: str
+    """The agent group whose agents look at challenges as well; empty: nobody else does."""
+    least_perspectives: int
 
 
 def load(env: Environment) -> ACMESettings:
@@ -85,6 +90,8 @@ def load(env: Environment) -> ACMESettings:
         website=env.read("CERTCTL_ACME_SERVER_WEBSITE", "", _url),
         caa_identities=identities,
         persist_issuers=_persist_issuers(env, identities),
+        perspectives=env.read("CERTCTL_ACME_SERVER_PERSPECTIVES", "", str),
+        least_perspectives=env.read("CERTCTL_ACME_SERVER_PERSPECTIVES_MIN", 2, _perspectives),
     )
 
 
@@ -120,24 +127,17 @@ def _at_least_one(text: str) -> int:
     return _number(text, 1, _MOST)
 
 
+def _perspectives(text: str) -> int:
+    return _number(text, 1, MOST_PERSPECTIVES)
+
+
 def _port(text: str) -> int:
     return _number(text, 1, _MOST_PORT)
 
 
 def _resolvers(text: str) -> tuple[tuple[str, int], ...]:
     """Read ``address[:port], …``; an IPv6 address with a port stands in brackets."""
-    return tuple(_resolver(part.strip()) for part in text.split(","))
-
-
-def _resolver(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
-        host, port = text, str(_DNS_PORT)
-    try:
-        return str(ipaddress.ip_address(host.strip("[]"))), _port(port)
-    except ValueError as error:
-        message = f"holds {text!r}; write addresses like 192.0.2.53:53, with commas between them"
-        raise ValueError(message) from error
+    return tuple(parse_resolver(part.strip()) for part in text.split(","))
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

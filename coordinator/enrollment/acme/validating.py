@@ -7,17 +7,18 @@ The word is in the database before anything is looked at. A coordinator that die
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
 
-from connectors.validation.service import CAA, Asked, Busy, Failed, Settings, Validator
+from connectors.validation.service import CAA, Asked, Busy, Evidence, Failed, Settings, Validator
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
-from coordinator.enrollment.acme import counting, failures, store
+from coordinator.enrollment.acme import counting, failures, perspectives, perspectives_store, store
 from coordinator.enrollment.acme.calls import Call
+from coordinator.enrollment.acme.perspectives import View
 from coordinator.enrollment.acme.problems import Problem
 from core.acme import URN
 from core.crash import crash_point
@@ -97,26 +98,10 @@ def begin(ctx: Context, pending: Pending) -> None:
 
 
 async def _validate(ctx: Context, pending: Pending) -> None:
-    validator, asked = ctx.validations.of(ctx), pending.asked
-    outcome: dict[str, Any]
     try:
-        evidence = await validator.validate(asked)
-        await validator.check_caa(
-            asked.name, wildcard=asked.wildcard, account_url=asked.account_url, challenge=asked.type
-        )
-        outcome = {
-            "status": "valid",
-            "validated": ctx.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "evidence": msgspec.to_builtins(evidence),
-        }
-        counting.validation(asked.type, "valid")
-    except Busy as error:
-        log.warning("validation_put_off", authorization_id=pending.authorization_id, reason=error.detail)
-        return  # that is no word on the name: the loop tries again
-    except Failed as error:
-        problem = Problem(error.type, error.detail)
-        outcome = {"status": "invalid", "error": problem.document(), "evidence": msgspec.to_builtins(error.evidence)}
-        counting.validation(asked.type, error.type)
+        outcome = await _outcome(ctx, pending)
+        if outcome["status"] == "processing":
+            log.warning("validation_put_off", authorization_id=pending.authorization_id, reason=outcome["put_off"])
     except Exception:
         log.exception("validation_failed", authorization_id=pending.authorization_id)  # the loop tries again
         return
@@ -126,8 +111,42 @@ async def _validate(ctx: Context, pending: Pending) -> None:
         log.exception("validation_not_stored", authorization_id=pending.authorization_id)
 
 
+async def _outcome(ctx: Context, pending: Pending) -> dict[str, Any]:
+    """Look at a challenge, from here and then from elsewhere; return what becomes of it, ``processing`` if put off."""
+    validator, asked = ctx.validations.of(ctx), pending.asked
+    try:
+        evidence = await validator.validate(asked)
+        await validator.check_caa(
+            asked.name, wildcard=asked.wildcard, account_url=asked.account_url, challenge=asked.type
+        )
+    except Busy as error:
+        return {"status": "processing", "put_off": error.detail}
+    except Failed as error:
+        return _invalid(asked, error.type, error.detail, error.evidence)
+    try:
+        views = await perspectives.corroborate(ctx, pending.authorization_id, asked)
+    except perspectives.TooFew as error:
+        return {"status": "processing", "put_off": error.detail, "evidence": _kept(evidence, error.views)}
+    except perspectives.NotCorroborated as error:
+        return _invalid(asked, error.type, error.detail, evidence, error.views)
+    counting.validation(asked.type, "valid")
+    validated = ctx.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"status": "valid", "validated": validated, "evidence": _kept(evidence, views)}
+
+
+def _invalid(asked: Asked, type_: str, detail: str, evidence: Evidence, views: Sequence[View] = ()) -> dict[str, Any]:
+    counting.validation(asked.type, type_)
+    return {"status": "invalid", "error": Problem(type_, detail).document(), "evidence": _kept(evidence, views)}
+
+
+def _kept(evidence: Evidence, views: Sequence[View]) -> dict[str, Any]:
+    """Return what is kept of a look from here, and of those from elsewhere where there were any."""
+    seen: dict[str, Any] = msgspec.to_builtins(evidence)
+    return {**seen, "perspectives": msgspec.to_builtins(views)} if views else seen
+
+
 async def _note(ctx: Context, pending: Pending, outcome: Mapping[str, Any]) -> None:
-    """Write down how it ended, unless somebody has meanwhile."""
+    """Write down how it ended or why it was put off, unless somebody has meanwhile."""
     async with ctx.db.transaction() as tx:
         row = await store.authorization(tx, pending.authorization_id, pending.account_id, lock=True)
         challenge = next(
@@ -135,7 +154,13 @@ async def _note(ctx: Context, pending: Pending, outcome: Mapping[str, Any]) -> N
         )
         if row is None or challenge is None or challenge["status"] != "processing" or row["status"] != "pending":
             return
+        challenge.pop("put_off", None)
         challenge |= outcome
+        await perspectives_store.forget(tx, row["id"])
+        if outcome["status"] == "processing":
+            await store.set_authorization(tx, row["id"], row["status"], row["challenges"])
+            crash_point("acme.challenge_put_off")
+            return
         await store.set_authorization(tx, row["id"], outcome["status"], row["challenges"])
         if outcome.get("error", {}).get("type", _OUR_FAULT) != _OUR_FAULT:
             await failures.count(ctx, tx, row["account_id"], row["value"])
