@@ -5,9 +5,12 @@ A careful client: what it got no answer to it sends again, with a new nonce. In 
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import itertools
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +19,7 @@ from joserfc.jwk import OctKey
 
 from core import acme
 from tests.coordinator.acme.client import JOSE, csr_for, new_key, signed
-from tests.journeys.crash.lane import Lane
+from tests.journeys.crash.lane import PERSPECTIVES, Lane
 
 _NUMBERS = itertools.count(1)
 _PROVES = "prof-proves"
@@ -29,11 +32,34 @@ _TOLD = {
     "acme_account.revoked": 1,
     "acme_authorization.created": 1,
     "acme_authorization.deactivated": 1,
-    "acme_order.created": 3,
+    "acme_order.created": 4,
     "acme_order.finalized": 1,
-    "acme_challenge.processing": 1,
-    "acme_challenge.completed": 1,
+    "acme_challenge.processing": 2,
+    "acme_challenge.completed": 2,
 }
+
+
+@contextlib.contextmanager
+def _showing(address: str, port: int, text: str) -> Iterator[None]:
+    """Answer every request with a text."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((address, port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Customers:
@@ -41,11 +67,13 @@ class Customers:
 
     def __init__(self, lane: Lane) -> None:
         self._lane, self._key, self._kid = lane, new_key(), ""
-        self._name = f"customer-{next(_NUMBERS)}.test"
+        self._number = next(_NUMBERS)
+        self._name = f"customer-{self._number}.test"
         profile = {"id": _PROVES, "name": "proves", "max_lifetime_s": 86400, "acme_auth_mode": "challenge"}
         self._base = ""
         if not lane.rows("SELECT FROM profiles WHERE id = $1", _PROVES):
             self._api("POST", "profiles", profile)
+            self._api("POST", "agent-groups", {"id": PERSPECTIVES, "name": "perspectives"})
 
     def change(self) -> None:
         """Go the whole way."""
@@ -62,6 +90,7 @@ class Customers:
                        "certificate_id WHERE common_name = $1", self._name)  # fmt: skip
         self._change_key()
         self._fail_a_challenge()
+        self._prove_a_name()
         self._api("POST", f"acme-accounts/{account}/revoke", {})
         self._api("DELETE", f"acme-eab-keys/{made['id']}")
 
@@ -91,16 +120,35 @@ class Customers:
         order = self._order("127.0.0.1")
         authorization = self._post(order["authorizations"][0])
         self._post(authorization["challenges"][0]["url"], {})
+        self._looked_at(order, "the challenge has failed", "status = 'invalid'")
 
+    def _prove_a_name(self) -> None:
+        """Show an answer: nobody is there to see it beside the coordinator at first, and then the agent is."""
+        member = f"agent-groups/{PERSPECTIVES}/members/{self._lane.agent.agent_id}"
+        address = f"127.0.1.{self._number}"
+        order = self._order(address)
+        (challenge,) = [
+            each for each in self._post(order["authorizations"][0])["challenges"] if each["type"] == acme.HTTP_01
+        ]
+        with _showing(address, self._lane.answers_port, f"{challenge['token']}.{self._key.thumbprint()}"):
+            self._post(challenge["url"], {})
+            self._looked_at(order, "it was put off", """challenges @? '$[*].put_off'""")
+            self._api("PUT", member, {"membership": "include"})
+            self._looked_at(
+                order, "the agent has seen it", "status = 'valid' AND challenges @? '$[*].evidence.perspectives'"
+            )
+        self._api("PUT", member, {"membership": "exclude"})
+
+    def _looked_at(self, order: Mapping[str, Any], what: str, condition: str) -> None:
         def ended() -> bool:
             self._lane.rows(
                 "UPDATE acme_authorizations SET answered_at = now() - interval '3 minutes' WHERE status = 'pending'"
                 " AND answered_at < now() - interval '2 seconds'"
             )
-            found = "SELECT status AS value FROM acme_authorizations WHERE id = $1"
-            return bool(self._lane.value(found, order["authorizations"][0].rpartition("/")[2]) == "invalid")
+            found = f"SELECT count(*) AS value FROM acme_authorizations WHERE id = $1 AND {condition}"
+            return bool(self._lane.value(found, order["authorizations"][0].rpartition("/")[2]) == 1)
 
-        self._lane.wait("the challenge has failed", ended)
+        self._lane.wait(what, ended)
 
     def _wait_for(self, statement: str, *arguments: object) -> None:
         self._lane.wait("it is there once", lambda: self._lane.value(statement, *arguments) == 1)

@@ -25,6 +25,10 @@ from tests.journeys.stage import Stage, issuing_root
 KILLED = -signal.SIGKILL
 PATIENCE_S = 40.0
 _PAUSE_S = 0.03
+PERSPECTIVES = "grp-perspectives"
+"""The group whose agents look at challenges as well; one is enough here."""
+ANSWERS_IN = "127.0.1.0/24"
+"""Where challenges of ACME clients are looked for; not at the host's own address."""
 _NUMBERS = itertools.count(1)
 
 
@@ -42,16 +46,20 @@ class Lane:
         self._resting: Process | None = None
         self._loop = asyncio.Runner()
         self._database = self._loop.run(driver.connect(dsn, {}))
+        self.http_port, self.answers_port = free_ports(2)
         acme = {
             "CERTCTL_ACME_SERVER_ENABLED": "true",
             "CERTCTL_ACME_SERVER_GC_INTERVAL": "1s",
             "CERTCTL_ACME_DNS_SCRIPTS_DIR": str(stage.folder / "dns"),
+            "CERTCTL_ACME_SERVER_HTTP01_PORT": str(self.answers_port),
+            "CERTCTL_ACME_SERVER_ALLOWED_NETWORKS": ANSWERS_IN,
+            "CERTCTL_ACME_SERVER_PERSPECTIVES": PERSPECTIVES,
+            "CERTCTL_ACME_SERVER_PERSPECTIVES_MIN": "1",
         }
         self.coordinator = Coordinator(stage.folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn, **acme})
         stage.keep(self.coordinator.process)
         self.sites = Sites(stage.folder / "web")
         stage.keep(self.sites.process)
-        (self.http_port,) = free_ports(1)
         self.authority: Pebble | None = None
         self.agent: Agent
         self.api: API
@@ -87,6 +95,9 @@ class Lane:
         token = self.patiently(lambda: str(self.api.post("/api/v1/enrollment-tokens", {})["token"]))
         extra = {"CERTCTL_AGENT_BOOTSTRAP_TOKEN": token, "CERTCTL_DRIFT_INTERVAL": "0s"}
         policy = self.sites.policy() + f'\n[challenges]\nhttp = "127.0.0.1:{self.http_port}"\n'
+        policy += (
+            f'[perspective]\nenabled = true\nallowed_networks = ["{ANSWERS_IN}"]\nhttp_port = {self.answers_port}\n'
+        )
         self.agent = Agent("edge", self._stage.folder / "agent", self.coordinator, policy, extra)
         self._stage.keep(self.agent.process)
         self._begin(self.agent.process, point if program == "agent" else "")

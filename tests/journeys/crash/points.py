@@ -85,7 +85,7 @@ def layouts(point: str) -> tuple[str, ...]:
 
 
 BESIDE = (
-    *("acme.*", "ca_account.*", "ca_order.*", "challenge.*", "certificate.enrolled", "certificate.imported"),
+    *("acme.*", "ca_account.*", "ca_order.*", "challenge.*", "look.*", "certificate.enrolled", "certificate.imported"),
     *("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"),
 )
 """Points of what happens beside the certificate of a cell: they are played on one road, since all are alike to them."""

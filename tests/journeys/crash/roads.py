@@ -290,10 +290,10 @@ def beside(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
     subject.ask()
 
 
-def enrolled(lane: Lane, _program: Program, cell: Cell, subject: Subject) -> None:
+def enrolled(lane: Lane, program: Program, cell: Cell, subject: Subject) -> None:
     """An ACME client goes its whole way before the certificate is asked for."""
     customers = Customers(lane)
-    lane.arm(lane.coordinator.process, cell.armed)
+    lane.arm(process(lane, program), cell.armed)
     customers.change()
     assert customers.problems() == []
     subject.ask()
@@ -330,8 +330,7 @@ STAGINGS: dict[str, Staging] = {
         ("agent.renam*", "agent.retir*", "enrollment_token.*", "target.*", "issuer.*", "operation.*"), beside
     ),
     "certificate.imported": beside,
-    "certificate.enrolled": enrolled,
-    "acme.*": enrolled,
+    **dict.fromkeys(("certificate.enrolled", "acme.*", "look.*"), enrolled),
     **dict.fromkeys(("ca_account.*", "ca_order.*", "challenge.*"), ordered),
     "renewal.planned": changed_policy,
     "rules.scanned": changed_rule,
