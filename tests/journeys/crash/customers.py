@@ -5,12 +5,9 @@ A careful client: what it got no answer to it sends again, with a new nonce. In 
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import itertools
-import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +17,7 @@ from joserfc.jwk import OctKey
 from core import acme
 from tests.coordinator.acme.client import JOSE, csr_for, new_key, signed
 from tests.journeys.crash.lane import PERSPECTIVES, Lane
+from tests.journeys.pages import showing
 
 _NUMBERS = itertools.count(1)
 _PROVES = "prof-proves"
@@ -37,29 +35,6 @@ _TOLD = {
     "acme_challenge.processing": 2,
     "acme_challenge.completed": 2,
 }
-
-
-@contextlib.contextmanager
-def _showing(address: str, port: int, text: str) -> Iterator[None]:
-    """Answer every request with a text."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer((address, port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 class Customers:
@@ -130,7 +105,7 @@ class Customers:
         (challenge,) = [
             each for each in self._post(order["authorizations"][0])["challenges"] if each["type"] == acme.HTTP_01
         ]
-        with _showing(address, self._lane.answers_port, f"{challenge['token']}.{self._key.thumbprint()}"):
+        with showing(address, self._lane.answers_port, f"{challenge['token']}.{self._key.thumbprint()}"):
             self._post(challenge["url"], {})
             self._looked_at(order, "it was put off", """challenges @? '$[*].put_off'""")
             self._api("PUT", member, {"membership": "include"})
