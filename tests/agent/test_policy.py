@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agent.policy
-from agent.policy import DEFAULT_ALLOWED_PATHS, Action, Challenges, HostPolicy, load_policy
+from agent.policy import DEFAULT_ALLOWED_PATHS, Action, Challenges, HostPolicy, Perspective, load_policy
 from connectors.targets.base import Command, Service, SSHFacts
 from core.errors import InvalidInput, Misconfigured, Refused
 
@@ -59,6 +59,7 @@ def test_the_documented_example_is_a_file_that_is_read(tmp_path: Path) -> None:
         known
         | set(Action.__struct_fields__)
         | set(Challenges.__struct_fields__)
+        | set(Perspective.__struct_fields__)
         | {"allowed_paths", "allowed_target_types", "allowed_owners", "accept_coordinator_keys"}
         == told
     )
@@ -117,6 +118,10 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         ('[actions.a]\nargv = ["/bin/x"]\ntimeout = 3', "actions.a.timeout: is not a known field"),
         ('[actions.a]\nargv = ["/bin/x"]\ntimeout_s = 0', "actions.a.timeout_s"),
         ('[actions."a b"]\nargv = ["/bin/x"]', "the name must be 1 to 64"),
+        ("[perspective]\nenable = true", "perspective.enable: is not a known field"),
+        ('[perspective]\nallowed_networks = ["10.0.0.1/8"]', "allowed_networks: 10.0.0.1/8 has host bits set; write"),
+        ('[perspective]\nresolvers = ["dns.test"]', "resolvers: holds 'dns.test'; write addresses like 192.0.2.53:53"),
+        ("[perspective]\nhttp_port = 0", "perspective.http_port"),
         ("[services.a]", "services.a.type: is required"),
         ('[services.a]\ntype = "x"', "services.a.type: unknown target type 'x'"),
         ('[services.a]\ntype = "nginx"\nname = "b"', "without a key 'name'"),

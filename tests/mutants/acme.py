@@ -6,6 +6,8 @@ from tests.mutants.defect import Defect
 
 _ACCOUNTS = "tests/coordinator/acme/test_accounts.py::test_"
 _REQUESTS = "tests/coordinator/acme/test_requests.py::test_"
+_PERSPECTIVES = "tests/coordinator/acme/test_perspectives.py::test_"
+_LOOKS = "tests/agent/test_perspective.py::test_"
 _CLIENT = "tests/connectors/issuers/acme"
 
 ACME = (
@@ -88,5 +90,37 @@ ACME = (
         "            self._nonces.clear()  # they are",
         "            self._nonces.copy()  # they are",
         (f"{_CLIENT}/test_order_answers.py::test_a_nonce_is_used_once_and_old_ones_go_with_one_that_was_not_taken",),
+    ),
+    Defect(
+        "silence-corroborates",
+        "perspectives that say nothing count as ones that see what the coordinator sees",
+        "coordinator/enrollment/acme/quorum.py",
+        "and len(told) - seen <= allowed:",
+        "and failed <= allowed:",
+        ("tests/coordinator/acme/test_quorum.py",),
+    ),
+    Defect(
+        "perspective-of-anothers",
+        "an agent tells what another one saw",
+        "coordinator/enrollment/acme/perspectives_store.py",
+        "WHERE id = $1 AND agent_id = $2 FOR UPDATE",
+        "WHERE id = $1 AND agent_id <> $2 || '-' FOR UPDATE",
+        (f"{_PERSPECTIVES}a_liar_has_its_own_word_only",),
+    ),
+    Defect(
+        "perspective-not-asked-for",
+        "an agent looks at challenges for its coordinator although its host has not said so",
+        "agent/perspective.py",
+        "if not policy.perspective.enabled:",
+        "if not policy.source:",
+        (f"{_LOOKS}a_host_that_says_nothing_is_no_perspective",),
+    ),
+    Defect(
+        "perspective-looks-around",
+        "a coordinator can have an agent look at hosts of its private network",
+        "agent/perspective.py",
+        "private_networks=False,",
+        "private_networks=True,",
+        (f"{_LOOKS}addresses_that_a_host_has_to_name",),
     ),
 )
