@@ -192,6 +192,7 @@ def test_a_hijack_that_the_coordinator_alone_sees(estate: Estate) -> None:
     assert "not at 3 of 3 other perspectives" in told["error"]["detail"]
     assert "a: failed" in told["error"]["detail"]
     assert "answered 'welcome'" in told["error"]["detail"]
+    assert "agent.toml" not in told["error"]["detail"], "how hosts are set up is not the client's to know"
     assert told["evidence"]["addresses"] == [ATTACKER]
     seen = {view["name"]: view["evidence"][0] for view in told["evidence"]["perspectives"] if view["state"] == "failed"}
     assert {name: (view["addresses"], view["answer"]) for name, view in seen.items()} == {

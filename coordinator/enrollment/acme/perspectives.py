@@ -53,9 +53,10 @@ class View(msgspec.Struct, frozen=True):
     detail: str
     evidence: tuple[object, ...]
 
-    def __str__(self) -> str:
-        said = f" ({printable(self.detail, _MOST_TOLD)})" if self.detail else ""
-        return f"{self.name}: {self.state}{said}"
+    @property
+    def said(self) -> str:
+        """Return why it did not see it, as it is told among others."""
+        return printable(self.detail, _MOST_TOLD) or "as it has to be"
 
 
 class NotCorroborated(Exception):
@@ -87,24 +88,36 @@ async def corroborate(ctx: Context, authorization_id: str, asked: Asked) -> Sequ
     views = await _views(ctx, authorization_id, agents, looks)
     for view in views:
         counting.perspective(view.state)
-        if view.state != "seen":
-            log.warning(
-                "perspective_did_not_corroborate",
-                authorization_id=authorization_id, agent_id=view.agent_id, state=view.state, detail=view.detail,
-            )  # fmt: skip
+        tell = log.warning if view.state == "failed" else log.info
+        about = {"authorization_id": authorization_id, "agent_id": view.agent_id, "state": view.state}
+        tell("challenge_seen_elsewhere", **about, detail=view.detail)
     verdict = _judged(ctx, views)
-    shown = "; ".join(map(str, sorted(views, key=lambda view: (view.state == "seen", view.name))))
     if verdict == "refused":
-        failed = Counter(view.type or "unauthorized" for view in views if view.state == "failed")
-        detail = (
-            f"{asked.name} answers as it has to where the coordinator is, and not at {failed.total()} of "
-            f"{sum(view.state != 'none' for view in views)} other perspectives: {shown}. Let it answer alike everywhere"
-        )
-        raise NotCorroborated(failed.most_common(1)[0][0], detail, views)
+        raise _not_corroborated(asked, views)
     if verdict != "corroborated":
-        detail = f"too few perspectives have looked, at least {settings.least_perspectives} have to: {shown}"
+        told = "; ".join(f"{view.name}: {view.state} ({view.said})" for view in views)
+        detail = f"too few perspectives have looked, at least {settings.least_perspectives} have to: {told}"
         raise TooFew(detail, views)
     return views
+
+
+def _not_corroborated(asked: Asked, views: Sequence[View]) -> NotCorroborated:
+    """Return the refusal; of those that did not fail the client is told no more than that."""
+    failed = [view for view in views if view.state == "failed"]
+    told = [f"{view.name}: failed ({view.said})" for view in failed]
+    told += [f"{view.name}: {view.state}" for view in views if view.state not in {"failed", "none"}]
+    types = Counter(view.type or "unauthorized" for view in failed)
+    detail = (
+        f"{asked.name} answers as it has to where the coordinator is, and not at {len(failed)} of {len(told)} other "
+        f"perspectives: {'; '.join(told)}. Let it answer alike everywhere"
+    )
+    return NotCorroborated(types.most_common(1)[0][0], detail, views)
+
+
+async def end(ctx: Context, tx: Transaction, authorization_id: str) -> None:
+    """Forget the looks at a challenge: what was seen is kept with its evidence."""
+    if ctx.settings.acme.perspectives:
+        await store.forget(tx, authorization_id)
 
 
 def _judged(ctx: Context, views: Sequence[View]) -> quorum.Verdict:

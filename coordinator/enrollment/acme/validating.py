@@ -16,7 +16,7 @@ import structlog
 from connectors.validation.service import CAA, Asked, Busy, Evidence, Failed, Settings, Validator
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
-from coordinator.enrollment.acme import counting, failures, perspectives, perspectives_store, store
+from coordinator.enrollment.acme import counting, failures, perspectives, store
 from coordinator.enrollment.acme.calls import Call
 from coordinator.enrollment.acme.perspectives import View
 from coordinator.enrollment.acme.problems import Problem
@@ -156,7 +156,7 @@ async def _note(ctx: Context, pending: Pending, outcome: Mapping[str, Any]) -> N
             return
         challenge.pop("put_off", None)
         challenge |= outcome
-        await perspectives_store.forget(tx, row["id"])
+        await perspectives.end(ctx, tx, row["id"])
         if outcome["status"] == "processing":
             await store.set_authorization(tx, row["id"], row["status"], row["challenges"])
             crash_point("acme.challenge_put_off")
