@@ -108,7 +108,7 @@ def _dns_answer(query: bytes) -> bytes:
     return query[:2] + b"\x81\x80" + counts + query[_DNS_HEADER:end] + (_LOCALHOST if is_a else b"")
 
 
-class _Response:
+class Response:
     """One response as httptools tells of it."""
 
     def __init__(self) -> None:
@@ -137,13 +137,13 @@ class _Connection:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tls = ssl.create_default_context(cafile=ca).wrap_socket(raw, server_hostname=host)
 
-    def ask(self, method: str, path: str, body: bytes) -> _Response:
+    def ask(self, method: str, path: str, body: bytes) -> Response:
         """Return the response; ``HEAD`` has no body whatever its headers say."""
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: certctl-bench\r\n"
         if body:
             head += f"Content-Type: application/jose+json\r\nContent-Length: {len(body)}\r\n"
         self._tls.sendall(f"{head}\r\n".encode() + body)
-        response = _Response()
+        response = Response()
         while not response.is_whole:
             piece = self._tls.recv(65536)
             assert piece, "the server has closed the connection"
@@ -175,10 +175,10 @@ class Client:
         self._answers = answers
         self.requests = 0
         self.watch: Watch = lambda _: nullcontext()
-        self._directory = json.loads(self._ask("directory", "GET", directory_url).body)
-        self._ask("newNonce", "HEAD", self._directory["newNonce"])
+        self.directory = json.loads(self._ask("directory", "GET", directory_url).body)
+        self._ask("newNonce", "HEAD", self.directory["newNonce"])
         account = {"termsOfServiceAgreed": True, **({"externalAccountBinding": self._bound(eab)} if eab else {})}
-        self._kid = self._post("newAccount", self._directory["newAccount"], account).headers["location"]
+        self._kid = self.post("newAccount", self.directory["newAccount"], account).headers["location"]
 
     def close(self) -> None:
         """Close its connection."""
@@ -190,11 +190,11 @@ class Client:
         return to_pem(self._tls_key).reveal()
 
     def _bound(self, eab: EAB) -> dict[str, str]:
-        header = {"alg": "HS256", "kid": eab.kid, "url": self._directory["newAccount"]}
+        header = {"alg": "HS256", "kid": eab.kid, "url": self.directory["newAccount"]}
         secret = OctKey.import_key({"kty": "oct", "k": eab.hmac_key})
         return _signed(header, json.dumps(self._key.as_dict(private=False)).encode(), secret)
 
-    def _ask(self, what: str, method: str, url: str, body: bytes = b"") -> _Response:
+    def _ask(self, what: str, method: str, url: str, body: bytes = b"") -> Response:
         self.requests += 1
         with self.watch(what):
             response = self._connection.ask(method, urlsplit(url).path, body)
@@ -202,7 +202,13 @@ class Client:
         assert response.parser.get_status_code() < HTTPStatus.BAD_REQUEST, response.body
         return response
 
-    def _post(self, what: str, url: str, payload: dict[str, Any] | None = None) -> _Response:
+    @property
+    def thumbprint(self) -> str:
+        """Return that of its account's key (RFC 7638)."""
+        return str(self._key.thumbprint())
+
+    def post(self, what: str, url: str, payload: dict[str, Any] | None = None) -> Response:
+        """Send a signed request, without a payload POST-as-GET; ``what`` is what it is watched as."""
         who = {"kid": self._kid} if self._kid else {"jwk": self._key.as_dict(private=False)}
         header = {"alg": "ES256", "nonce": self._nonce, "url": url, **who}
         plain = b"" if payload is None else json.dumps(payload).encode()
@@ -216,26 +222,26 @@ class Client:
     def obtain(self, name: str) -> bytes:
         """Order, authorization, challenge where it is asked for, finalize, download; return the chain in PEM."""
         identifiers = {"identifiers": [{"type": "dns", "value": name}]}
-        made = self._post("newOrder", self._directory["newOrder"], identifiers)
+        made = self.post("newOrder", self.directory["newOrder"], identifiers)
         order, url = json.loads(made.body), made.headers["location"]
         for each in order["authorizations"]:
-            authorization = json.loads(self._post("authorization", each).body)
+            authorization = json.loads(self.post("authorization", each).body)
             if authorization["status"] == "pending":
                 self._prove(authorization["challenges"])
         order = self._until("order (polled)", url, order, "ready")
         csr = acme.encode(build_csr(self._tls_key, "", (parse_name(name),)))
-        order = json.loads(self._post("finalize", order["finalize"], {"csr": csr}).body)
-        return self._post("certificate", self._until("order (polled)", url, order, "valid")["certificate"]).body
+        order = json.loads(self.post("finalize", order["finalize"], {"csr": csr}).body)
+        return self.post("certificate", self._until("order (polled)", url, order, "valid")["certificate"]).body
 
     def _prove(self, challenges: list[JSON]) -> None:
         challenge = next(each for each in challenges if each["type"] == acme.HTTP_01)
         if self._answers is not None:
-            self._answers.tokens[challenge["token"]] = f"{challenge['token']}.{self._key.thumbprint()}"
-        self._post("challenge", challenge["url"], {})
+            self._answers.tokens[challenge["token"]] = f"{challenge['token']}.{self.thumbprint}"
+        self.post("challenge", challenge["url"], {})
 
     def _until(self, what: str, url: str, order: JSON, wanted: str) -> JSON:
         while order["status"] != wanted:
             assert order["status"] in _WAITS, order
             time.sleep(_POLL_S)
-            order = json.loads(self._post(what, url).body)
+            order = json.loads(self.post(what, url).body)
         return order

@@ -125,16 +125,16 @@ class Order:
         self._estate = estate
         self.client = Client(f"{estate.asked.url}/acme/directory", estate.asked.ca_path, 1)
         identifiers = {"identifiers": [{"type": "dns", "value": name}]}
-        headers, content = self.client._post("newOrder", self.client._directory["newOrder"], identifiers)
-        self.order_id = headers["Location"].rpartition("/")[2]
-        found = json.loads(self.client._post("authorization", json.loads(content)["authorizations"][0])[1])
+        made = self.client.post("newOrder", self.client.directory["newOrder"], identifiers)
+        self.order_id = made.headers["location"].rpartition("/")[2]
+        found = json.loads(self.client.post("authorization", json.loads(made.body)["authorizations"][0]).body)
         (self.challenge,) = [each for each in found["challenges"] if each["type"] == acme.HTTP_01]
-        self.text = f"{self.challenge['token']}.{self.client._key.thumbprint()}"
+        self.text = f"{self.challenge['token']}.{self.client.thumbprint}"
 
     def answer(self) -> None:
         """Say that the answer is there, and nothing more."""
-        self.client._post("challenge", self.challenge["url"], {})
-        self.client._http.close()
+        self.client.post("challenge", self.challenge["url"], {})
+        self.client.close()
 
     def told(self) -> dict[str, Any]:
         """Return the challenge as operators see it, with the order's status."""
