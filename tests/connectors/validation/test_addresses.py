@@ -91,6 +91,18 @@ def test_metadata_services_are_never_dialled(address: str) -> None:
     assert "metadata" in why_refused(ip_address(address), ALL)
 
 
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "172.31.0.1", "192.168.0.1", "100.127.0.1", "fd12::1", "::ffff:10.0.0.1", "2002:a00:1::"]
+)
+def test_private_networks_are_dialled_where_that_is_said(address: str) -> None:
+    """Or where they are allowed by name; those beside them always."""
+    assert why_refused(ip_address(address)) == ""
+    assert "is a private address" in why_refused(ip_address(address), private=False)
+    assert why_refused(ip_address(address), ALL, private=False) == ""
+    assert why_refused(ip_address("172.32.0.1"), private=False) == ""
+    assert why_refused(ip_address("100.128.0.1"), private=False) == ""
+
+
 def test_an_allowed_network_is_that_one_only() -> None:
     """Allowing the form in which an address hides does not allow the address."""
     allowed = (ip_network("127.0.0.0/30"), ip_network("::ffff:0:0/96"))

@@ -140,6 +140,21 @@ async def test_a_full_house(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.type == "serverInternal"
 
 
+async def test_one_for_another_authority_has_no_places_of_its_own() -> None:
+    """Whoever asks on behalf of many is as many at once as before."""
+    crowd = Crowd()
+    async with web(crowd.answer) as server, nameserver(zone(A=["127.0.0.1"])) as names:
+        validator = Validator(settings_of(names, server.port, concurrency={"http-01": 1}))
+        async with anyio.create_task_group() as group:
+            for authority in ("one.test", "two.test", "three.test"):
+                group.start_soon(validator.of_authority((authority,), ()).validate, asked("http-01", "a.test"))
+            await crowd.reach(1)
+            await anyio.sleep(0.1)
+            assert crowd.all == 1
+            crowd.go.set()
+    assert (crowd.most, crowd.all) == (1, 3)
+
+
 async def test_a_cancelled_validation_gives_its_place_back() -> None:
     crowd = Crowd()
     async with web(crowd.answer) as server, nameserver(zone(A=["127.0.0.1"])) as names:
