@@ -95,7 +95,8 @@ async def corroborate(ctx: Context, authorization_id: str, asked: Asked) -> Sequ
     if verdict == "refused":
         raise _not_corroborated(asked, views)
     if verdict != "corroborated":
-        told = "; ".join(f"{view.name}: {view.state} ({view.said})" for view in views)
+        hindered_first = sorted(views, key=lambda view: (view.state == "seen", view.name))
+        told = "; ".join(f"{view.name}: {view.state} ({view.said})" for view in hindered_first)
         detail = f"too few perspectives have looked, at least {settings.least_perspectives} have to: {told}"
         raise TooFew(detail, views)
     return views
