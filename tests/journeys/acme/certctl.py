@@ -135,7 +135,7 @@ def serving(ground: Ground) -> Iterator[CertctlServer]:
             with balancing(("127.0.0.1", server.front_port), ports) as balancer:
                 server.start()
                 yield server
-                assert min(balancer.given) > 0, "only one of both was asked"
+                assert min(balancer.given) > 0 or sum(balancer.given) < len(ports), "only one of both was asked"
         finally:
             server.stop()
             portal.call(embedded.stop)
