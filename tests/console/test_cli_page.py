@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from console.declared import KINDS, kind_name
 from console.errors import ExitCode
 from console.main import app
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(300)
 def test_the_examples_do_what_they_say(postgres_server: PostgresServer, tmp_path: Path) -> None:
     blocks = re.findall(r"^```(sh|yaml)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "shop.yaml").write_text("".join(text for kind, text in blocks if kind == "yaml"))
@@ -27,7 +30,7 @@ def test_the_examples_do_what_they_say(postgres_server: PostgresServer, tmp_path
         environment = {**platform.environment, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         argv = ["/bin/sh", "-c", script]
         ran = subprocess.run(
-            argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+            argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
         )
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
     people, more, files, written = ran.stdout.split("----\n")
