@@ -8,7 +8,8 @@ import asyncio
 class InOnePiece:
     """Where one answer is written: its head waits for the body, if that comes in the same turn of the loop.
 
-    The library writes the one after the other. A head whose body takes time, as that of a long poll, is not held back.
+    The library writes the one after the other. A head whose body takes time, as that of a long poll, is not held back,
+    nor is a client that waits for "100 Continue".
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
@@ -24,6 +25,10 @@ class InOnePiece:
         else:
             self._begun, self._head = True, data
             self._waiting = self._loop.call_soon(self._write, b"")
+
+    def is_closing(self) -> bool:
+        """Say whether nothing is sent any more."""
+        return self._transport.is_closing()
 
     def close(self) -> None:
         """Close the connection behind what was written."""

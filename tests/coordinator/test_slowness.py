@@ -338,6 +338,18 @@ async def test_an_answer_is_one_record_of_tls_unless_its_body_comes_later() -> N
     assert (head.endswith(b"\r\n\r\n"), body) == (True, b"xxxxx")
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_who_asks_whether_to_go_on_is_told_before_the_body_is_there(tls: bool) -> None:
+    async with serve(tls) as listener, listener.peer() as peer:
+        for _ in range(2):
+            await peer.send(POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+            async with asyncio.timeout(PATIENCE_S):
+                assert await peer.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await peer.send(b"x" * 9)
+            assert (await peer.answer()).endswith(b"xxxxx")
+    assert listener.application.read == 18
+
+
 async def test_many_requests_on_one_connection_leave_no_timer_behind() -> None:
     handles: list[Callable[[], bool]] = []
     call_at = asyncio.get_running_loop().call_at

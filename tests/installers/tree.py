@@ -7,6 +7,7 @@ EnvironmentFile, so that the daemon is started as the unit says.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -125,12 +126,14 @@ def lent_tree(folder: Path) -> Iterator[Tree]:
 def _base() -> Path:
     """Return the tree that is kept; make it when it is not there."""
     kept = CACHE / f"debian-{SUITE}"
-    if not (kept / "etc/debian_version").exists():
-        part = kept.with_name(f"{kept.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        _do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(part), _mirror())
-        part.rename(kept)
+    part = kept.with_name(f"{kept.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with kept.with_name(f"{kept.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two tests may come to it at once
+        if not (kept / "etc/debian_version").exists():
+            shutil.rmtree(part, ignore_errors=True)
+            _do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(part), _mirror())
+            part.rename(kept)
     return kept
 
 

@@ -172,8 +172,7 @@ async def test_the_end_is_told_although_the_agent_died_before_it_heard_the_answe
     host.double.instead["drift"] = [problem(503, "transient")] * 1000
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.look)
-        while not host.double.of("drift"):
-            await trio.sleep(0.01)
+        await host.double.until(lambda: host.double.of("drift"))
         nursery.cancel_scope.cancel()
     host.double.instead.clear()
     key.write_bytes(content)
