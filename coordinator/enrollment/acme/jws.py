@@ -17,16 +17,17 @@ from coordinator.enrollment.acme.mldsa import MLDSAKey
 from coordinator.enrollment.acme.problems import Problem
 from core import acme
 
-ALGORITHMS = ("ES256", "ES384", "RS256", "EdDSA", *mldsa.ALGORITHMS)
+_OF_THE_LIBRARY = ("ES256", "ES384", "RS256", "EdDSA")
+"""Signatures; "EdDSA" is what clients call Ed25519, whatever RFC 9864 says."""
+ALGORITHMS = (*_OF_THE_LIBRARY, *mldsa.ALGORITHMS)
 MAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 _LEAST_RSA_BITS, _MOST_RSA_BITS = 2048, 8192
 _CURVES = {"P-256": "ES256", "P-384": "ES384"}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 _ALGORITHMS: dict[str, Any] = {
-    **{name: JWSRegistry.algorithms[name] for name in ("ES256", "ES384", "RS256", "EdDSA", *MAC_ALGORITHMS)},
+    **{name: JWSRegistry.algorithms[name] for name in (*_OF_THE_LIBRARY, *MAC_ALGORITHMS)},
     **{name: mldsa.Algorithm(name) for name in mldsa.ALGORITHMS},
 }
-"""The library's and ours; "EdDSA" is what clients call Ed25519, whatever RFC 9864 says."""
 AccountKey = RSAKey | ECKey | OKPKey | MLDSAKey
 
 

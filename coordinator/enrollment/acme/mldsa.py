@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -27,6 +27,8 @@ class MLDSAKey:
 
     alg: str
     pub: str
+    public: Any = field(compare=False)
+    """The same as the library has it."""
 
     @classmethod
     def import_key(cls, jwk: dict[str, Any]) -> MLDSAKey:
@@ -37,11 +39,11 @@ class MLDSAKey:
             raise ValueError(message)
         raw = acme.decode(pub)
         try:
-            _PUBLIC_KEYS[alg].from_public_bytes(raw)
+            public = _PUBLIC_KEYS[alg].from_public_bytes(raw)
         except UnsupportedAlgorithm as error:
             message = f"{alg} needs a newer OpenSSL here"
             raise ValueError(message) from error
-        return cls(alg, acme.encode(raw))
+        return cls(alg, acme.encode(raw), public)
 
     def as_dict(self, *, private: bool = False) -> dict[str, str]:
         """Return the JWK, with its required members alone; there is nothing private in it."""
@@ -68,7 +70,7 @@ class Algorithm:
     def verify(self, message: bytes, signature: bytes, key: MLDSAKey) -> bool:
         """Say whether a signature fits."""
         try:
-            _PUBLIC_KEYS[self.name].from_public_bytes(acme.decode(key.pub)).verify(signature, message)
+            key.public.verify(signature, message)
         except InvalidSignature:
             return False
         return True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -245,19 +246,26 @@ async def test_authorizations_are_used_again(client: Client) -> None:
     refused(await client.post("new-authz", {"identifier": {"type": "dns", "value": "*.c.example"}}), "malformed")
 
 
-async def test_limits_are_shared_by_replicas(database_url: str, tmp_path: Path) -> None:
-    few = {
-        "CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR": "3",
-        "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "2",
-    }
+@contextlib.asynccontextmanager
+async def at_two_replicas(database_url: str, folder: Path, **settings: str) -> AsyncIterator[tuple[Client, Client]]:
+    """One account as a client has it at each of two coordinators with these settings."""
     async with (
-        open_world(variables(database_url, tmp_path / "one", **ON, **few)) as one,
-        open_world(variables(database_url, tmp_path / "two", **ON, **few)) as two,
+        open_world(variables(database_url, folder / "one", **ON, **settings)) as one,
+        open_world(variables(database_url, folder / "two", **ON, **settings)) as two,
     ):
         here = Client(one)
         await here.register()
         there = Client(two, key=here.key)
         there.kid = here.kid
+        yield here, there
+
+
+async def test_limits_are_shared_by_replicas(database_url: str, tmp_path: Path) -> None:
+    few = {
+        "CERTCTL_ACME_SERVER_RATE_LIMIT_ORDERS_PER_HOUR": "3",
+        "CERTCTL_ACME_SERVER_RATE_LIMIT_CONCURRENT_ORDERS": "2",
+    }
+    async with at_two_replicas(database_url, tmp_path, **few) as (here, there):
         first = (await here.order("a.example")).json()
         assert (await there.order("b.example")).status_code == 201
         found = await here.order("c.example")
@@ -272,14 +280,7 @@ async def test_limits_are_shared_by_replicas(database_url: str, tmp_path: Path) 
 
 async def test_the_same_names_again_and_again(database_url: str, tmp_path: Path) -> None:
     few = {"CERTCTL_ACME_SERVER_RATE_LIMIT_SAME_NAMES_PER_HOUR": "2"}
-    async with (
-        open_world(variables(database_url, tmp_path / "one", **ON, **few)) as one,
-        open_world(variables(database_url, tmp_path / "two", **ON, **few)) as two,
-    ):
-        here = Client(one)
-        await here.register()
-        there = Client(two, key=here.key)
-        there.kid = here.kid
+    async with at_two_replicas(database_url, tmp_path, **few) as (here, there):
         certificate = leaf(await here.certificate("a.example", "b.example"))
         assert (await there.order("b.example", "a.example")).status_code == 201
         found = await here.order("a.example", "b.example")
@@ -288,7 +289,7 @@ async def test_the_same_names_again_and_again(database_url: str, tmp_path: Path)
         assert (await here.order("a.example")).status_code == 201, "other names"
         replaced = await here.order("a.example", "b.example", replaces=acme.certificate_id_of(certificate))
         assert replaced.status_code == 201, "what replaces is no loop"
-        other = Client(one)
+        other = Client(here.world)
         await other.register()
         assert (await other.order("a.example", "b.example")).status_code == 201, "another account"
 
