@@ -129,6 +129,11 @@ async def take_away(ctx: Context, order_id: str, issuer_id: str) -> None:
     try:
         async with ctx.db.connection() as conn:
             config, _ = await secrets.acme(ctx, conn, issuer_id)
+        if config.dns is None:
+            remedy = (
+                f"issuer {issuer_id} has no DNS provider any more; remove the order's TXT records, or name one again"
+            )
+            raise Refused(remedy)
         answerer = _answerer(ctx, config)
     except CertctlError as error:
         log.warning("answers_left", order_id=order_id, detail=error.detail)
@@ -138,8 +143,8 @@ async def take_away(ctx: Context, order_id: str, issuer_id: str) -> None:
 
 async def take_away_left(ctx: Context) -> None:
     """Take away what orders have left that are over: a coordinator died, or a record could not be removed."""
-    async with ctx.db.transaction() as tx:
-        left = await store.left(tx, _TRIED_AGAIN, _TRIED_FOR)
+    async with ctx.db.connection() as conn:
+        left = await store.left(conn, _TRIED_AGAIN, _TRIED_FOR)
     for row in left:
         await take_away(ctx, row["id"], row["issuer_id"])
 

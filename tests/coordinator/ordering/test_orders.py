@@ -232,6 +232,12 @@ exec curl -sf -d "{{\\"host\\":\\"$CERTCTL_DNS_FQDN.\\",\\"value\\":\\"$CERTCTL_
         assert challenge["problem"].startswith(f"TXT _acme-challenge.{HOST} was not removed: ")
         assert "the zone is locked" in challenge["problem"]
         locked.unlink()
+        without = {"challenge_type": "http-01", "dns": None}
+        for config in (without, {"challenge_type": "dns-01", "dns": dns}):
+            changed = {"config": case.issuer(**config)["config"]}
+            done(await world.call("PATCH", f"/api/v1/issuers/{ISSUER}", json=changed))
+            if config is without:  # nobody can remove it then, and nothing breaks
+                await challenges.take_away(world.ctx, order["id"], ISSUER)
         for minutes, state in ((4, "shown"), (1, "gone")):
             earlier = "UPDATE ca_challenges SET offered_at = offered_at - $1 * interval '1 min' RETURNING id"
             await world.rows(earlier, minutes)
