@@ -18,7 +18,8 @@ from tests.journeys.crash.verdict import problems
 from tests.journeys.crash.watch import watching
 
 LANES = 4
-_QUIET_S = 15.0
+_QUIET_S = 25.0
+"""Less than the loops' intervals: what has to be mended is mended by a wake-up or a start."""
 _PRUNING = ("keystore.key_removed", "keystore.pruned")
 Databases = Callable[[], AbstractContextManager[str]]
 
@@ -145,6 +146,7 @@ def _settle(ground: Lane, subject: Subject) -> None:
         wrong[:] = problems(subject)
         return not wrong
 
+    ground.wait("the coordinator is ready", ground.is_ready)
     try:
         ground.wait("everything is right", is_right, _QUIET_S)
     except AssertionError as error:
