@@ -76,7 +76,7 @@ class Change(msgspec.Struct, frozen=True):
     after: str
 
 
-def wanted(certificate: Row, profile: Profile, spki_sha256: str, csr: bytes) -> Wanted:
+def wanted(certificate: Columns, profile: Profile, spki_sha256: str, csr: bytes) -> Wanted:
     """Return what is asked for by a CSR for a certificate as it is wanted now, under its profile as it is now."""
     return Wanted(
         common_name=certificate["common_name"],

@@ -144,7 +144,7 @@ async def _accept(
     if job["kind"] != JobKind.ISSUANCE:
         detail = f"job {job['id']} is a {job['kind']} and takes no CSR"
         raise Conflict(detail)
-    certificate, profile = await _order_of(tx, job["certificate_id"])
+    certificate, profile = await _order_of(tx, job["certificate_id"], facts.spki_sha256)
     await _check(tx, certificate, profile, job["agent_id"], facts)
     asked = approvals.wanted(certificate, profile, facts.spki_sha256, submission.csr)
     waits = await approvals.needed(tx, job, profile, asked)
@@ -163,9 +163,9 @@ async def enroll(ctx: Context, tx: Transaction, actor: Actor, enrolment: Enrolme
 
     Raises ``Refused`` for names or a key other than wanted and for what the profile forbids.
     """
-    certificate, profile = await _order_of(tx, enrolment.certificate_id)
     facts, csr = enrolment.facts, enrolment.csr
-    _check_wanted(certificate, facts, await store.key_refused(tx, facts.spki_sha256, CLIENT))
+    certificate, profile = await _order_of(tx, enrolment.certificate_id, facts.spki_sha256)
+    _check_wanted(certificate, facts, certificate["key_refused"])
     asked = approvals.wanted(certificate, profile, facts.spki_sha256, csr)
     about = {"certificate_id": certificate["id"], "agent_id": None}
     waits = await approvals.needed(tx, about, profile, asked)
@@ -202,7 +202,7 @@ async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row,
         if not intent.waits:
             await queue.add(tx, request["id"], job["id"], certificate["id"], certificate["issuer_id"])
         return ""
-    authority = await issuers.signer(ctx, tx, certificate["issuer_id"])
+    authority = issuers.opened(ctx, certificate["issuer_id"], certificate)
     check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
     not_before, not_after = intent.validity or _validity(ctx, certificate["lifetime_s"], authority)
     request |= {
@@ -228,9 +228,8 @@ async def _accepted(tx: Transaction, actor: Actor, job: Columns, facts: CSRFacts
 
 async def _check(tx: Transaction, certificate: Row, profile: Profile, holder: str | None, facts: CSRFacts) -> None:
     """Raise ``Refused`` unless exactly what is wanted is asked for, and profile and rules agree."""
-    if holder is None:
-        taken = await store.key_refused(tx, facts.spki_sha256, CLIENT)
-    else:
+    taken = certificate["key_refused"]
+    if holder is not None:
         taken = await store.key_in_use(tx, facts.spki_sha256, certificate["id"], holder)
     _check_wanted(certificate, facts, taken)
     names = msgspec.convert(certificate["names"], tuple[Name, ...])
@@ -270,12 +269,12 @@ async def still_wanted(tx: Transaction, job: Row, asked: approvals.Wanted) -> bo
     """Say whether what a locked job of a locked certificate was to be approved for is still what would be signed."""
     request = await store.request_of_job(tx, job["id"], lock=True)
     assert request is not None  # noqa: S101 - a job that waits for approval has one
-    certificate, profile = await _order_of(tx, request["certificate_id"])
+    certificate, profile = await _order_of(tx, request["certificate_id"], request["spki_sha256"])
     return approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"]) == asked
 
 
-async def _order_of(tx: Transaction, certificate_id: str) -> tuple[Row, Profile]:
-    certificate = await store.wanted(tx, certificate_id)
+async def _order_of(tx: Transaction, certificate_id: str, spki_sha256: str) -> tuple[Row, Profile]:
+    certificate = await store.wanted(tx, certificate_id, spki_sha256, CLIENT)
     assert certificate is not None  # noqa: S101 - the request's foreign key
     return certificate, msgspec.convert(certificate["profile"], Profile)
 
@@ -287,7 +286,7 @@ async def release(ctx: Context, tx: Transaction, job: Row, approved: approvals.W
     """
     request = await store.request_of_job(tx, job["id"], lock=True)
     assert request is not None  # noqa: S101 - a job that waits for approval has one
-    certificate, profile = await _order_of(tx, request["certificate_id"])
+    certificate, profile = await _order_of(tx, request["certificate_id"], request["spki_sha256"])
     facts, _ = read_csr(request["csr"])
     await _check(tx, certificate, profile, job["agent_id"], facts)
     if certificate["issuer_type"] != LOCAL:
@@ -335,7 +334,7 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> s
         version_id: str | None = request["version_id"]
         fresh = request["state"] != "issued"
         if fresh:
-            job = await jobs.lock(tx, job_id)
+            job = request["job"]
             jobs.check_unfinished(job)
             if request["state"] in {"waiting", "ordering"}:
                 return None
@@ -350,17 +349,22 @@ async def _finish(ctx: Context, actor: Actor, job_id: str, request_id: str) -> s
     return version_id
 
 
-async def _issue(ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, request_id: str) -> str | None:
+async def _issue(
+    ctx: Context, tx: Transaction, actor: Actor, job: Columns, request: Row, request_id: str
+) -> str | None:
     """Sign and store; return the version. None, and the job is cancelled, where something else was approved."""
-    certificate, profile = await _order_of(tx, request["certificate_id"])
+    certificate: Columns = request["certificate"]
+    profile = msgspec.convert(certificate["profile"], Profile)
     if not await _is_still_approved(tx, job, request, certificate, profile):
         return None
-    signed = await _sign(ctx, tx, request, certificate, profile)
+    signed = await _sign(ctx, request, certificate, profile)
     crash_point("issuance.signed")
     return await _record(ctx, tx, actor, job, request, signed, request_id)
 
 
-async def _is_still_approved(tx: Transaction, job: Row, request: Row, certificate: Row, profile: Profile) -> bool:
+async def _is_still_approved(
+    tx: Transaction, job: Columns, request: Row, certificate: Columns, profile: Profile
+) -> bool:
     """Say whether what would be issued was approved, where it has to be; cancel the job if not."""
     asked = approvals.wanted(certificate, profile, request["spki_sha256"], request["csr"])
     if request["approved"] is not None and approvals.read_wanted(request["approved"]) != asked:
@@ -370,7 +374,7 @@ async def _is_still_approved(tx: Transaction, job: Row, request: Row, certificat
 
 
 async def _record(
-    ctx: Context, tx: Transaction, actor: Actor, job: Row, request: Row, signed: _Signed, request_id: str
+    ctx: Context, tx: Transaction, actor: Actor, job: Columns, request: Row, signed: _Signed, request_id: str
 ) -> str:
     version_id, serial = await _store(ctx, tx, job, request, signed)
     details = {"job_id": job["id"], "version_id": version_id, "serial": serial}
@@ -387,7 +391,7 @@ async def ordered(ctx: Context, tx: Transaction, job: Row, chain: tuple[bytes, .
     """
     request = await store.request_of_job(tx, job["id"], lock=True)
     assert request is not None  # noqa: S101 - an order has one
-    certificate, profile = await _order_of(tx, request["certificate_id"])
+    certificate, profile = await _order_of(tx, request["certificate_id"], request["spki_sha256"])
     if not await _is_still_approved(tx, job, request, certificate, profile):
         return None
     ms = (ctx.clock.now() - request["created_at"]).total_seconds() * 1000
@@ -399,9 +403,9 @@ async def ordered(ctx: Context, tx: Transaction, job: Row, chain: tuple[bytes, .
     return version_id
 
 
-async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, profile: Profile) -> _Signed:
+async def _sign(ctx: Context, request: Row, certificate: Columns, profile: Profile) -> _Signed:
     issuer_id, ski = request["issuer_id"], request["issuer_ski"]
-    authority = await issuers.signer(ctx, tx, issuer_id, ski)
+    authority = issuers.opened(ctx, issuer_id, request)
     facts, public_key = read_csr(request["csr"])
     order = Order(
         serial=int(request["serial"], 16),
@@ -433,7 +437,7 @@ async def _sign(ctx: Context, tx: Transaction, request: Row, certificate: Row, p
     return _Signed(der, authority.served_chain, issuer_id, ski, certificate["renewal_policy_id"], ms)
 
 
-async def _store(ctx: Context, tx: Transaction, job: Row, request: Row, signed: _Signed) -> tuple[str, str]:
+async def _store(ctx: Context, tx: Transaction, job: Columns, request: Row, signed: _Signed) -> tuple[str, str]:
     """Step 3: the version, the answered request, the ended job, what the targets want now; return id and serial."""
     facts, version_id = read_certificate(signed.der), new_id("cv")
     await store.save_issuer_certificates(tx, [(fingerprint(der), der) for der in signed.chain])

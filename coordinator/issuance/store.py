@@ -9,22 +9,37 @@ from typing import Any
 from coordinator.database.connection import Connection
 from coordinator.database.driver import Record as Row
 
+_WANTED = """certificates.id, certificates.common_name, certificates.names, certificates.profile_id,
+  certificates.issuer_id, certificates.renewal_policy_id, certificates.key_algorithm, certificates.lifetime_s,
+  to_jsonb(profiles) AS profile, issuers.type AS issuer_type, issuers.enabled AS issuer_enabled"""
+_KEY = "keys.ski, keys.chain, keys.sealed_key"
+"""What ``issuers.opened`` takes; null for an authority elsewhere."""
 
-async def wanted(conn: Connection, certificate_id: str) -> Row | None:
-    """Return what a certificate should be like, with its ``profile`` as JSON."""
+
+async def wanted(conn: Connection, certificate_id: str, spki_sha256: str, holder: str) -> Row | None:
+    """Return what a certificate should be like, with its ``profile`` as JSON and its authority's current key.
+
+    ``key_refused`` says whether a holder of another kind has this key, or it was compromised: clients may use theirs
+    more than once.
+    """
     return await conn.fetchrow(
-        """
-        SELECT certificates.id, common_name, names, profile_id, issuer_id, renewal_policy_id, key_algorithm, lifetime_s,
-          to_jsonb(profiles) AS profile, issuers.type AS issuer_type, issuers.enabled AS issuer_enabled
+        f"""
+        SELECT {_WANTED}, {_KEY}, EXISTS (
+          SELECT FROM certificate_versions
+          WHERE spki_sha256 = $2 AND (holder <> $3 OR revocation_reason = 'keyCompromise')) AS key_refused
         FROM certificates JOIN profiles ON profiles.id = profile_id JOIN issuers ON issuers.id = issuer_id
+        LEFT JOIN issuer_keys AS keys ON keys.issuer_id = issuers.id AND is_current
         WHERE certificates.id = $1
         """,
         certificate_id,
+        spki_sha256,
+        holder,
     )
 
 
-_REQUEST = """requests.id, source, certificate_id, job_id, issuer_id, issuer_ski, spki_sha256, csr, state, serial,
-  not_before, not_after, version_id, approved, created_at"""
+_REQUEST = """requests.id, requests.source, requests.certificate_id, requests.job_id, requests.issuer_id,
+  requests.issuer_ski, requests.spki_sha256, requests.csr, requests.state, requests.serial, requests.not_before,
+  requests.not_after, requests.version_id, requests.approved, requests.created_at"""
 
 
 async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -> Row | None:
@@ -34,13 +49,24 @@ async def request_of_job(conn: Connection, job_id: str, *, lock: bool = False) -
 
 
 async def request_to_finish(conn: Connection, job_id: str) -> Row | None:
-    """Lock the certificate that a job is about, then its request, and return that; jobs that name it may still come."""
+    """Lock the certificate that a job is about, then its request and the job, and return all that signing needs.
+
+    These are the request's columns, ``job`` and ``certificate`` as JSON, and the key that the request names.
+    """
     return await conn.fetchrow(
         f"""
-        WITH certificate AS MATERIALIZED (
-          SELECT id FROM certificates WHERE id = (SELECT certificate_id FROM jobs WHERE id = $1) FOR NO KEY UPDATE)
-        SELECT {_REQUEST} FROM issuance_requests AS requests JOIN certificate ON certificate.id = certificate_id
-        WHERE job_id = $1 FOR UPDATE OF requests
+        WITH certificates AS MATERIALIZED (
+          SELECT * FROM certificates WHERE id = (SELECT certificate_id FROM jobs WHERE id = $1) FOR NO KEY UPDATE
+        ), wanted AS (
+          SELECT {_WANTED}
+          FROM certificates JOIN profiles ON profiles.id = profile_id JOIN issuers ON issuers.id = issuer_id)
+        SELECT {_REQUEST}, to_jsonb(wanted) AS certificate, signs.enabled AS issuer_enabled, {_KEY},
+          jsonb_build_object('id', jobs.id, 'kind', kind, 'state', jobs.state, 'run_id', run_id, 'agent_id', agent_id,
+            'certificate_id', jobs.certificate_id) AS job
+        FROM issuance_requests AS requests JOIN wanted ON wanted.id = requests.certificate_id
+        JOIN jobs ON jobs.id = requests.job_id LEFT JOIN issuers AS signs ON signs.id = requests.issuer_id
+        LEFT JOIN issuer_keys AS keys ON keys.issuer_id = requests.issuer_id AND keys.ski = requests.issuer_ski
+        WHERE requests.job_id = $1 FOR UPDATE OF requests, jobs
         """,
         job_id,
     )
@@ -172,20 +198,6 @@ async def key_in_use(conn: Connection, spki_sha256: str, certificate_id: str, ho
             """,
             spki_sha256,
             certificate_id,
-            holder,
-        )
-    )
-
-
-async def key_refused(conn: Connection, spki_sha256: str, holder: str) -> bool:
-    """Say whether somebody of another kind has a key, or it was compromised: clients may use theirs more than once."""
-    return bool(
-        await conn.fetchval(
-            """
-            SELECT EXISTS (SELECT FROM certificate_versions
-                           WHERE spki_sha256 = $1 AND (holder <> $2 OR revocation_reason = 'keyCompromise'))
-            """,
-            spki_sha256,
             holder,
         )
     )

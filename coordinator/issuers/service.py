@@ -15,7 +15,7 @@ from connectors.issuers.local import LocalIssuer, RevokedCertificate, check_auth
 from coordinator.access.service import SYSTEM
 from coordinator.audit import service as audit
 from coordinator.database.connection import Connection, Transaction
-from coordinator.database.driver import Record as Row
+from coordinator.database.driver import Columns
 from coordinator.database.sealed import SealedColumn
 from coordinator.issuers import secrets, store
 from coordinator.web.table import Actor
@@ -124,8 +124,12 @@ async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:
     """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not sign."""
-    row = await store.signing_key(tx, issuer_id, ski)
-    if row is None or not row["enabled"]:
+    return opened(ctx, issuer_id, await store.signing_key(tx, issuer_id, ski))
+
+
+def opened(ctx: Context, issuer_id: str, row: Columns | None) -> LocalIssuer:
+    """Return the signer of ``ski``, ``chain`` and ``sealed_key``; raise ``Refused`` without ``issuer_enabled``."""
+    if row is None or not row["issuer_enabled"]:
         stand = "switched off" if row else "not there"
         detail = f"issuer {issuer_id} is {stand}; choose another issuer for the certificate"
         raise Refused(detail)
@@ -149,7 +153,7 @@ async def _key(ctx: Context, tx: Connection, issuer_id: str, ski: str | None) ->
     return _opened(ctx, issuer_id, await store.key(tx, issuer_id, ski))
 
 
-def _opened(ctx: Context, issuer_id: str, row: Row | None) -> LocalIssuer:
+def _opened(ctx: Context, issuer_id: str, row: Columns | None) -> LocalIssuer:
     """Return a key, opened at most once in this process."""
     if row is None or row["ski"] is None:
         raise _no_key(issuer_id)

@@ -137,7 +137,7 @@ async def signing_key(conn: Connection, issuer_id: str, ski: str | None = None) 
     """Return whether an issuer is switched on, with such a key of it; the key's columns are null where it has none."""
     return await conn.fetchrow(
         """
-        SELECT enabled, ski, chain, sealed_key FROM issuers LEFT JOIN issuer_keys
+        SELECT enabled AS issuer_enabled, ski, chain, sealed_key FROM issuers LEFT JOIN issuer_keys
           ON issuer_id = issuers.id AND CASE WHEN $2::text IS NULL THEN is_current ELSE ski = $2 END
         WHERE issuers.id = $1
         """,

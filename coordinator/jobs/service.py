@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from coordinator.database.connection import Connection, Transaction
+from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.jobs import store
 from core import tracing
@@ -186,7 +187,7 @@ async def lock_for_worker(conn: Transaction, job_id: str, agent_id: str) -> Row:
     return job
 
 
-def check_unfinished(job: Row) -> None:
+def check_unfinished(job: Columns) -> None:
     """Raise ``StaleLease`` when the job has ended."""
     if JobState(job["state"]) in FINAL:
         detail = f"job {job['id']} is {job['state']} already; drop this work and poll again"
@@ -201,7 +202,7 @@ def check_lease(job: Row, epoch: int) -> None:
         raise StaleLease(f"{found}; drop this work and poll again")
 
 
-async def move(conn: Transaction, job: Row, state: JobState, steps: Sequence[Step] = ()) -> None:
+async def move(conn: Transaction, job: Columns, state: JobState, steps: Sequence[Step] = ()) -> None:
     """Move a locked job to ``state``; raise ``Conflict`` when its machine does not allow that."""
     check_transition(JobKind(job["kind"]), JobState(job["state"]), state)
     marks = [{"step": step.name, "ms": step.ms, "detail": step.detail} for step in steps]
@@ -216,7 +217,7 @@ async def fail(conn: Transaction, job: Row, failure: Failure, steps: Sequence[St
     await store.set_failure(conn, job["id"], msgspec.to_builtins(failure))
 
 
-async def complete(conn: Transaction, job: Row, steps: Sequence[Step]) -> None:
+async def complete(conn: Transaction, job: Columns, steps: Sequence[Step]) -> None:
     """End a locked job as completed."""
     await move(conn, job, JobState.COMPLETED, steps)
 

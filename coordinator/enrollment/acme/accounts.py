@@ -186,10 +186,10 @@ async def update(call: Call, tx: Transaction) -> Reply:
         what = "deactivated" if body.status else "updated"
         await audit.record(tx, call.actor, f"acme_account.{what}", "acme_account", row["id"], {}, call.request_id)
         crash_point("acme.account_changed")
-    return Reply(_shown(call, {**dict(row.items()), "contact": contact, "status": status}))
+    return Reply(_shown(call, {**row, "contact": contact, "status": status}))
 
 
-def own_account(call: Call) -> Row:
+def own_account(call: Call) -> dict[str, Any]:
     """Return the account that a path names; raise ``Problem`` unless it is the one that signed."""
     if call.account is None or call.path["account_id"] != call.account["id"]:
         raise Problem("unauthorized", "an account can be read and changed by itself only")

@@ -59,17 +59,19 @@ def _types(call: Call, wanted: Wanted) -> tuple[str, ...]:
     return acme.HTTP_01, acme.DNS_01, acme.TLS_ALPN_01, acme.DNS_ACCOUNT_01, *last
 
 
-async def for_order(call: Call, tx: Transaction, wanted: Sequence[Wanted]) -> list[str]:
-    """Return an authorization for each name, those that are valid already included, in the order of the names."""
-    ttl = call.ctx.settings.acme.authz_ttl
-    rows = await store.authorizations(tx, call.account_id, [_row(call, one) for one in wanted], ttl, _LASTING)
-    new = [one.value for one, row in zip(wanted, rows, strict=True) if row["is_new"]]
-    if new and call.mode != TRUST:
-        await failures.check(call, tx, new)
-    return [row["id"] for row in rows]
+def durations(call: Call) -> tuple[timedelta, timedelta]:
+    """Return how long a new authorization lasts, and how long an old one has to, to be used again."""
+    return call.ctx.settings.acme.authz_ttl, _LASTING
 
 
-def _row(call: Call, wanted: Wanted) -> dict[str, Any]:
+async def check_new(call: Call, tx: Transaction, names: Sequence[str]) -> None:
+    """Raise ``Problem`` for names that have to be proved and failed too often lately."""
+    if names and call.mode != TRUST:
+        await failures.check(call, tx, names)
+
+
+def row_of(call: Call, wanted: Wanted) -> dict[str, Any]:
+    """Return the authorization that a name gets where there is none."""
     trusted = call.mode == TRUST
     status = "valid" if trusted else "pending"
     given = {"status": status, "token": acme.encode(os.urandom(_TOKEN_BYTES))}
@@ -100,7 +102,9 @@ async def create(call: Call, tx: Transaction) -> Reply:
     if wanted.wildcard:
         raise Problem("malformed", "identifier: a wildcard cannot be authorized before its order (section 7.4.1)")
     await limits.take(tx, "acme orders", call.account_id, call.ctx.settings.acme.orders_per_hour, _HOUR)
-    (authorization_id,) = await for_order(call, tx, [wanted])
+    taken = await store.take_authorization(tx, call.account_id, row_of(call, wanted), *durations(call))
+    await check_new(call, tx, [wanted.value] if taken["is_new"] else [])
+    authorization_id = taken["id"]
     row = await store.authorization(tx, authorization_id, call.account_id)
     assert row is not None  # noqa: S101 - it is there, or was inserted
     details = {"identifier": wanted.value}
@@ -113,7 +117,7 @@ async def create(call: Call, tx: Transaction) -> Reply:
 
 async def show(call: Call, tx: Transaction) -> Reply:
     """Return an authorization, or deactivate it (section 7.5.2)."""
-    row = await of(call, tx, lock=bool(call.request.payload))
+    row = await _locked(call, tx) if call.request.payload else _known(call.found)
     if call.request.payload:
         status = call.read(_Update).status
         if _status(row) not in {"pending", "valid"}:
@@ -128,9 +132,11 @@ async def show(call: Call, tx: Transaction) -> Reply:
     return Reply(shown(call, row), headers={"Retry-After": str(POLL_S)} if waits else {})
 
 
-async def of(call: Call, tx: Transaction, *, lock: bool = False) -> Row:
-    """Return the authorization that a path names; raise ``Problem`` unless it is the account's."""
-    row = await store.authorization(tx, call.path["authorization_id"], call.account_id, lock=lock)
+async def _locked(call: Call, tx: Transaction) -> Row:
+    return _known(await store.authorization(tx, call.path["authorization_id"], call.account_id, lock=True))
+
+
+def _known(row: Row | None) -> Row:
     if row is None:
         raise Problem("malformed", "this account has no such authorization", HTTPStatus.NOT_FOUND)
     return row
@@ -166,7 +172,7 @@ def shown_challenge(call: Call, authorization_id: str, challenge: Challenge) -> 
 
 async def respond(call: Call, tx: Transaction) -> tuple[Reply, Row | None]:
     """Take a client's word that a challenge is prepared (section 7.5.1); return what has to be validated, if any."""
-    row = await of(call, tx, lock=True)
+    row = await _locked(call, tx)
     challenge = next((each for each in row["challenges"] if each["type"] == call.path["type"]), None)
     if challenge is None:
         raise Problem("malformed", "this authorization has no such challenge", HTTPStatus.NOT_FOUND)

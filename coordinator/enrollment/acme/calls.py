@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call:
-    """One signed request. ``base`` is the URL that the directory's paths hang on; ``account`` is empty for a jwk."""
+    """One signed request. ``base`` is the URL that the directory's paths hang on; ``account`` is empty for a jwk.
+
+    ``found`` is what a path names that is only read, where the account has that.
+    """
 
     ctx: Context
     profile: Profile
@@ -34,7 +37,8 @@ class Call:
     request: Request
     key: AccountKey
     thumbprint: str
-    account: Row | None
+    account: dict[str, Any] | None
+    found: Row | None
     request_id: str
 
     @property

@@ -77,21 +77,22 @@ async def create(call: Call, tx: Transaction) -> Reply:
         "account_id": call.account_id,
         "profile_id": call.profile.id,
         "identifiers": [names.identifier_of(one) for one in wanted],
-        "authorization_ids": await authorizations.for_order(call, tx, wanted),
         "not_before": body.not_before,
         "not_after": body.not_after,
         "replaces": body.replaces,
     }
-    row = await _insert(call, tx, order)
+    row = await _insert(call, tx, order, wanted)
     return Reply(shown(call, row), HTTPStatus.CREATED, {"Location": f"{call.base}/order/{order['id']}"})
 
 
-async def _insert(call: Call, tx: Transaction, order: dict[str, Any]) -> Row:
+async def _insert(call: Call, tx: Transaction, order: dict[str, Any], wanted: Sequence[Wanted]) -> Row:
+    rows, ttl = [authorizations.row_of(call, one) for one in wanted], call.ctx.settings.acme.order_ttl
     try:
-        row = await store.insert_order(tx, order, call.ctx.settings.acme.order_ttl)
+        row = await store.insert_order(tx, order, ttl, rows, authorizations.durations(call))
     except driver.UniqueViolation as error:
         raise _replaced_already(str(order["replaces"])) from error
-    details = {name: order[name] for name in ("profile_id", "replaces", "authorization_ids")}
+    await authorizations.check_new(call, tx, row["new"])
+    details = {name: row[name] for name in ("profile_id", "replaces", "authorization_ids")}
     details["identifiers"] = [identifier["value"] for identifier in order["identifiers"]]
     await audit.record(tx, call.actor, "acme_order.created", "acme_order", order["id"], details, call.request_id)
     crash_point("acme.order_created")
@@ -150,16 +151,15 @@ def _replaced_already(replaces: str) -> Problem:
     return Problem("alreadyReplaced", f"an order replaces {replaces} already", HTTPStatus.CONFLICT)
 
 
-async def show(call: Call, tx: Transaction) -> Reply:
+async def show(call: Call, _tx: Transaction) -> Reply:
     """Return an order."""
     call.check_post_as_get()
-    row = await _of(call, tx)
+    row = _known(call.found)
     headers = {"Retry-After": str(POLL_S)} if status_of(row) == "processing" else {}
     return Reply(shown(call, row), headers=headers)
 
 
-async def _of(call: Call, tx: Transaction, *, lock: bool = False) -> Row:
-    row = await store.order(tx, call.path["order_id"], call.account_id, lock=lock)
+def _known(row: Row | None) -> Row:
     if row is None:
         raise Problem("malformed", "this account has no such order", HTTPStatus.NOT_FOUND)
     return row
@@ -217,7 +217,7 @@ def _moment(moment: datetime) -> str:
 
 async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
     """Take the CSR of an order that is ready (section 7.4); return the order as it was, and the job that signs it."""
-    row = await _of(call, tx, lock=True)
+    row = _known(await store.order(tx, call.path["order_id"], call.account_id, lock=True))
     status = status_of(row)
     if status != "ready":
         detail = f"the order is {status}; it can be finalized when it is ready"

@@ -56,11 +56,15 @@ After = Callable[[], Awaitable[Reply]] | None
 
 
 class Route(NamedTuple):
-    """A signed request: who signs it, and what answers it within a transaction; its answer may go on after that."""
+    """A signed request: who signs it, and what answers it within a transaction; its answer may go on after that.
+
+    ``about`` finds what its path names in the same statement as who signed, when that is only read.
+    """
 
     operation: str
     by: By
     handler: Callable[[Call, Transaction], Awaitable[tuple[Reply, After]]]
+    about: str = ""
 
 
 def _at_once(handler: Handler) -> Callable[[Call, Transaction], Awaitable[tuple[Reply, After]]]:
@@ -88,13 +92,13 @@ POSTS: dict[tuple[str, ...], Route] = {
     ("account", "{account_id}"): Route("account", "kid", _at_once(accounts.update)),
     ("account", "{account_id}", "orders"): Route("orders", "kid", _at_once(accounts.list_orders)),
     ("new-order",): Route("new_order", "kid", _at_once(orders.create)),
-    ("order", "{order_id}"): Route("order", "kid", _at_once(orders.show)),
+    ("order", "{order_id}"): Route("order", "kid", _at_once(orders.show), store.ORDER_OF),
     ("order", "{order_id}", "finalize"): Route("finalize", "kid", _finalize),
     ("new-authz",): Route("new_authz", "kid", _at_once(authorizations.create)),
-    ("authz", "{authorization_id}"): Route("authz", "kid", _at_once(authorizations.show)),
+    ("authz", "{authorization_id}"): Route("authz", "kid", _at_once(authorizations.show), store.AUTHORIZATION_OF),
     ("challenge", "{authorization_id}", "{type}"): Route("challenge", "kid", _challenge),
-    ("cert", "{version_id}"): Route("cert", "kid", _at_once(certificates.download)),
-    ("cert", "{version_id}", "{alternate}"): Route("cert", "kid", _at_once(certificates.download)),
+    ("cert", "{version_id}"): Route("cert", "kid", _at_once(certificates.download), store.CHAINS_OF),
+    ("cert", "{version_id}", "{alternate}"): Route("cert", "kid", _at_once(certificates.download), store.CHAINS_OF),
     ("key-change",): Route("key_change", "kid", _at_once(accounts.change_key)),
     ("revoke-cert",): Route("revoke_cert", "either", _at_once(certificates.revoke)),
 }
@@ -352,20 +356,20 @@ def _opened(ctx: Context, request: jws.Request) -> AbstractAsyncContextManager[T
 
 async def _enter(ctx: Context, tx: Transaction, nonce: bytes, request: jws.Request, incoming: _Incoming) -> Call:
     """Use the nonce up and return the call of who signed; raise ``Problem``."""
-    place, header = incoming.place, request.header
-    row = await store.enter(
-        tx, nonce, 2 * ctx.settings.acme.nonce_ttl, place.profile_id, _account_id(ctx, place, header)
-    )
+    place, header, keep = incoming.place, request.header, 2 * ctx.settings.acme.nonce_ttl
+    find = incoming.route.about if not request.payload else ""
+    about = (find, next(iter(incoming.path.values()))) if find else store.NOTHING
+    row = await store.enter(tx, nonce, keep, place.profile_id, _account_id(ctx, place, header), about)
     if not row["fresh"]:
         raise Problem("badNonce", "the nonce was used already; repeat the request with a new one")
     profile, account = _usable(msgspec.convert(row["profile"], Profile | None)), None
     if header.jwk is None:
-        if row["id"] is None:
+        account = row["account"]
+        if account is None:
             raise Problem("accountDoesNotExist", "there is no account with this URL")
-        if row["status"] != "valid":
-            raise Problem("unauthorized", f"the account is {row['status']}")
-        _take(ctx, ctx.budgets.callers, "credential", f"acme:{row['id']}")
-        account = row
+        if account["status"] != "valid":
+            raise Problem("unauthorized", f"the account is {account['status']}")
+        _take(ctx, ctx.budgets.callers, "credential", f"acme:{account['id']}")
     else:
         _take(ctx, ctx.budgets.sign_ins, "sign-in", f"{incoming.address} acme")
     key = jws.read_key(header.jwk if account is None else account["jwk"], header.alg)
@@ -381,6 +385,7 @@ async def _enter(ctx: Context, tx: Transaction, nonce: bytes, request: jws.Reque
         key=key,
         thumbprint=thumbprint,
         account=account,
+        found=row if row.get("id") is not None else None,
         request_id=incoming.request_id,
     )
 

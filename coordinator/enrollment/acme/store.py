@@ -23,6 +23,20 @@ ORDERS = """acme_orders AS orders LEFT JOIN jobs ON jobs.id = orders.job_id
 AUTHORIZATION = """id, account_id, kind, value, wildcard, mode, status, challenges, expires_at, created_at,
   expires_at <= now() AS run_out"""
 
+AUTHORIZATION_OF = f"SELECT {AUTHORIZATION} FROM acme_authorizations WHERE id = $1 AND account_id = $2"
+"""An authorization of an account."""
+ORDER_OF = f"SELECT {ORDER} FROM {ORDERS} WHERE orders.id = $1 AND orders.account_id = $2"
+"""An order of an account with all that its status depends on."""
+CHAINS_OF = """
+  SELECT versions.id, versions.der, keys.chain AS whole,
+    array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
+          JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS served
+  FROM certificate_versions AS versions JOIN acme_certificates USING (certificate_id)
+  JOIN issuer_keys AS keys ON keys.issuer_id = versions.issuer_id AND keys.ski = versions.issuer_ski
+  WHERE versions.id = $1 AND account_id = $2"""
+"""An account's certificate: the leaf, the issuers that are served with it, and these up to the root."""
+NOTHING = "SELECT $1::text AS nothing", ""
+
 
 async def use_nonce(conn: Connection, nonce: bytes, keep: timedelta) -> bool:
     """Use a nonce up; say whether it was unused."""
@@ -35,23 +49,33 @@ async def use_nonce(conn: Connection, nonce: bytes, keep: timedelta) -> bool:
     )
 
 
-async def enter(conn: Connection, nonce: bytes, keep: timedelta, profile_id: str, account_id: str) -> Row:
-    """Use a nonce up; return ``fresh``, the ``profile`` and the columns of who signed, null where there is none."""
+async def enter(
+    conn: Connection, nonce: bytes, keep: timedelta, profile_id: str, account_id: str, about: tuple[str, str]
+) -> Row:
+    """Use a nonce up; return ``fresh``, ``account`` and ``profile``, null where there is none, and what it is about.
+
+    That is ``NOTHING``, or one of the statements ``…_OF`` and its first argument: its columns, null for no row.
+    """
+    find, what = about
     row = await conn.fetchrow(
         f"""
         WITH used AS (
-          INSERT INTO acme_nonces VALUES ($1, now() + $2::interval) ON CONFLICT DO NOTHING RETURNING true AS fresh)
-        SELECT (SELECT fresh FROM used) AS fresh, {_ACCOUNT}, keys.allowed_names, keys.wildcards,
-          keys.disabled_at IS NOT NULL OR keys.expires_at <= now() AS eab_ended,
-          (SELECT to_jsonb(profiles) FROM profiles WHERE profiles.id = $3) AS profile
-        FROM (SELECT $4::text AS id) AS asked
-        LEFT JOIN acme_accounts AS accounts ON accounts.id = asked.id AND accounts.profile_id = $3
-        LEFT JOIN acme_eab_keys AS keys ON keys.id = accounts.eab_key_id
+          INSERT INTO acme_nonces VALUES ($3, now() + $4::interval) ON CONFLICT DO NOTHING RETURNING true AS fresh)
+        SELECT (SELECT fresh FROM used) AS fresh, to_jsonb(account) AS account, to_jsonb(profiles) AS profile, about.*
+        FROM (SELECT) AS one
+        LEFT JOIN (
+          SELECT {_ACCOUNT}, keys.allowed_names, keys.wildcards,
+            keys.disabled_at IS NOT NULL OR keys.expires_at <= now() AS eab_ended
+          FROM acme_accounts AS accounts LEFT JOIN acme_eab_keys AS keys ON keys.id = accounts.eab_key_id
+          WHERE accounts.id = $2 AND accounts.profile_id = $5) AS account ON true
+        LEFT JOIN profiles ON profiles.id = $5
+        LEFT JOIN ({find}) AS about ON true
         """,
+        what,
+        account_id,
         nonce,
         keep,
         profile_id,
-        account_id,
     )
     assert row is not None  # noqa: S101 - its FROM has one row
     return row
@@ -118,50 +142,50 @@ async def eab_key(conn: Connection, key_id: str) -> Row | None:
     )
 
 
-async def authorizations(
-    conn: Connection, account_id: str, wanted: Sequence[Mapping[str, Any]], ttl: timedelta, lasting: timedelta
-) -> list[Row]:
-    """Return the id of an authorization for each that is wanted, in their order, and whether it ``is_new``.
+_AUTHORIZED = """
+  wanted AS (
+    SELECT new.*, found.id AS found_id
+    FROM ROWS FROM (jsonb_to_recordset($2::jsonb) AS (id text, kind text, value text, wildcard boolean, mode text,
+      status text, challenges jsonb)) WITH ORDINALITY
+      AS new (id, kind, value, wildcard, mode, status, challenges, place)
+    LEFT JOIN LATERAL (
+      SELECT a.id FROM acme_authorizations AS a
+      WHERE a.account_id = $1 AND a.kind = new.kind AND a.value = new.value AND a.wildcard = new.wildcard
+        AND a.mode = new.mode AND a.status = 'valid' AND a.expires_at > now() + $4::interval
+        AND NOT a.challenges @> '[{"type": "dns-persist-01", "status": "valid"}]'
+      ORDER BY a.expires_at DESC LIMIT 1) AS found ON true
+  ), stored AS (
+    INSERT INTO acme_authorizations
+      (id, account_id, kind, value, wildcard, mode, status, challenges, expires_at)
+    SELECT id, $1, kind, value, wildcard, mode, status, challenges, now() + $3::interval
+    FROM wanted WHERE found_id IS NULL
+  )"""
+"""``wanted`` with the authorization that there is for each: of the account, valid and lasting a while.
 
-    That is one of the account that is valid and lasts a while, or else the wanted row itself, stored now. One by
-    dns-persist-01 is not taken again: its record stays, so that each order looks at it anew.
-    """
-    return await conn.fetch(
-        """
-        WITH wanted AS (
-          SELECT new.*, found.id AS found_id
-          FROM ROWS FROM (jsonb_to_recordset($2::jsonb) AS (id text, kind text, value text, wildcard boolean, mode text,
-            status text, challenges jsonb)) WITH ORDINALITY
-            AS new (id, kind, value, wildcard, mode, status, challenges, place)
-          LEFT JOIN LATERAL (
-            SELECT a.id FROM acme_authorizations AS a
-            WHERE a.account_id = $1 AND a.kind = new.kind AND a.value = new.value AND a.wildcard = new.wildcard
-              AND a.mode = new.mode AND a.status = 'valid' AND a.expires_at > now() + $4::interval
-               AND NOT a.challenges @> '[{"type": "dns-persist-01", "status": "valid"}]'
-            ORDER BY a.expires_at DESC LIMIT 1) AS found ON true
-        ), stored AS (
-          INSERT INTO acme_authorizations
-            (id, account_id, kind, value, wildcard, mode, status, challenges, expires_at)
-          SELECT id, $1, kind, value, wildcard, mode, status, challenges, now() + $3::interval
-          FROM wanted WHERE found_id IS NULL
-        )
-        SELECT coalesce(found_id, id) AS id, found_id IS NULL AS is_new FROM wanted ORDER BY place
-        """,
+Where there is none, the wanted row itself is stored. One by dns-persist-01 is not taken again: its record stays, so
+that each order looks at it anew.
+"""
+
+
+async def take_authorization(
+    conn: Connection, account_id: str, wanted: Mapping[str, Any], ttl: timedelta, lasting: timedelta
+) -> Row:
+    """Return the id of the authorization that there is, or else that is stored now, and whether it ``is_new``."""
+    row = await conn.fetchrow(
+        f"WITH {_AUTHORIZED} SELECT coalesce(found_id, id) AS id, found_id IS NULL AS is_new FROM wanted",
         account_id,
-        list(wanted),
+        [wanted],
         ttl,
         lasting,
     )
+    assert row is not None  # noqa: S101 - one is wanted
+    return row
 
 
 async def authorization(conn: Connection, authorization_id: str, account_id: str, *, lock: bool = False) -> Row | None:
     """Return an authorization of an account."""
     tail = "FOR UPDATE" if lock else ""
-    return await conn.fetchrow(
-        f"SELECT {AUTHORIZATION} FROM acme_authorizations WHERE id = $1 AND account_id = $2 {tail}",
-        authorization_id,
-        account_id,
-    )
+    return await conn.fetchrow(f"{AUTHORIZATION_OF} {tail}", authorization_id, account_id)
 
 
 async def set_authorization(
@@ -180,17 +204,34 @@ async def set_authorization(
     )
 
 
-async def insert_order(conn: Connection, order: Mapping[str, Any], ttl: timedelta) -> Row:
-    """Store an order; return it with all that its status depends on, as ``order`` does."""
+async def insert_order(
+    conn: Connection,
+    order: Mapping[str, Any],
+    ttl: timedelta,
+    wanted: Sequence[Mapping[str, Any]],
+    authorizations: tuple[timedelta, timedelta],
+) -> Row:
+    """Store an order with an authorization for each that is wanted, in their order, as ``take_authorization`` does.
+
+    Return it with all that its status depends on, and as ``new`` the values that had no authorization.
+    """
     row = await conn.fetchrow(
         f"""
-        WITH acme_orders AS (
-          INSERT INTO acme_orders (id, account_id, profile_id, identifiers, authorization_ids, not_before, not_after,
-            replaces, expires_at)
-          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::interval) RETURNING *)
-        SELECT {ORDER} FROM {ORDERS}
+        WITH {_AUTHORIZED}, orders AS (
+          INSERT INTO acme_orders (id, account_id, profile_id, identifiers, not_before, not_after, replaces, expires_at,
+            authorization_ids)
+          SELECT $5, $1, $6, $7, $8, $9, $10, now() + $11::interval, array_agg(coalesce(found_id, id) ORDER BY place)
+          FROM wanted RETURNING *)
+        SELECT orders.*, false AS run_out,
+          array(SELECT CASE WHEN found_id IS NULL THEN status ELSE 'valid' END FROM wanted ORDER BY place)
+            AS authorizations,
+          array(SELECT value FROM wanted WHERE found_id IS NULL) AS new
+        FROM orders
         """,
-        *order.values(),
+        order["account_id"],
+        list(wanted),
+        *authorizations,
+        *(order[name] for name in ("id", "profile_id", "identifiers", "not_before", "not_after", "replaces")),
         ttl,
     )
     assert row is not None  # noqa: S101 - it was inserted
@@ -214,9 +255,7 @@ async def open_orders(conn: Connection, account_id: str) -> int:
 async def order(conn: Connection, order_id: str, account_id: str, *, lock: bool = False) -> Row | None:
     """Return an order of an account with all that its status depends on."""
     tail = "FOR UPDATE OF orders" if lock else ""
-    return await conn.fetchrow(
-        f"SELECT {ORDER} FROM {ORDERS} WHERE orders.id = $1 AND orders.account_id = $2 {tail}", order_id, account_id
-    )
+    return await conn.fetchrow(f"{ORDER_OF} {tail}", order_id, account_id)
 
 
 async def order_ids(conn: Connection, account_id: str, after: str, limit: int) -> list[str]:
@@ -259,22 +298,6 @@ async def replacement_exists(conn: Connection, certificate_id: str) -> bool:
         await conn.fetchval(
             "SELECT EXISTS (SELECT FROM acme_orders WHERE replaces = $1 AND error IS NULL)", certificate_id
         )
-    )
-
-
-async def chains_of_account(conn: Connection, version_id: str, account_id: str) -> Row | None:
-    """Return an account's certificate: the leaf, the issuers that are served with it, and these up to the root."""
-    return await conn.fetchrow(
-        """
-        SELECT versions.der, keys.chain AS whole,
-          array(SELECT issuers.der FROM unnest(versions.chain) WITH ORDINALITY AS link(fingerprint, place)
-                JOIN issuer_certificates AS issuers USING (fingerprint) ORDER BY place) AS served
-        FROM certificate_versions AS versions JOIN acme_certificates USING (certificate_id)
-        JOIN issuer_keys AS keys ON keys.issuer_id = versions.issuer_id AND keys.ski = versions.issuer_ski
-        WHERE versions.id = $1 AND account_id = $2
-        """,
-        version_id,
-        account_id,
     )
 
 
