@@ -71,11 +71,11 @@ class Measured:
 def measure(server: Server, clients: int, seconds: float, answers: Answers | None = None) -> Measured:
     """Let clients get certificates, each one after another."""
     made = [Client(server.directory_url, server.ca, number, answers) for number in range(clients)]
-    for client in made:
-        client.flow()  # statements are prepared and pages are there
     found, lock = Measured(), threading.Lock()
-    before = _used_s(server)
-    began = time.perf_counter()
+
+    def warm(client: Client) -> None:
+        for _ in range(_WARM_FLOWS):
+            client.flow()
 
     def work(client: Client) -> None:
         asked = client.requests
@@ -87,6 +87,8 @@ def measure(server: Server, clients: int, seconds: float, answers: Answers | Non
             found.requests += client.requests - asked
 
     with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(warm, made))  # all at once: every connection is there, and what it asks is prepared
+        before, began = _used_s(server), time.perf_counter()
         list(pool.map(work, made))  # raises what any of them has met
     found.seconds = time.perf_counter() - began
     found.cpu_s = {name: used - before[name] for name, used in _used_s(server).items()}

@@ -39,8 +39,8 @@ async def insert(conn: Connection, events: Sequence[tuple[Any, ...]]) -> None:
         """
         INSERT INTO audit_events (actor, action, resource_type, resource_id, request_id, details)
         SELECT actor, action, resource_type, resource_id, request_id, details
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[]) WITH ORDINALITY
-          AS events (actor, action, resource_type, resource_id, request_id, details, place)
+        FROM ROWS FROM (unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]), jsonb_array_elements($6))
+          WITH ORDINALITY AS events (actor, action, resource_type, resource_id, request_id, details, place)
         ORDER BY place
         """,
         *(list(column) for column in zip(*events, strict=True)),

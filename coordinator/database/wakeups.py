@@ -35,6 +35,8 @@ EVERYBODY = "*"
 START_DEADLINE_S = 15.0
 PING_EVERY_S, PING_DEADLINE_S = 30.0, 10.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+GATHER_S = 0.01
+"""Between two batches, so that many commits in a row make few of them; the first one goes at once."""
 # The commits of notifications need not reach the disk: what they announce is there already.
 SESSION = {"application_name": "certctl wake-ups", "synchronous_commit": "off", "statement_timeout": "10s"}
 
@@ -187,6 +189,7 @@ class WakeUps:
                 self._pending = topics | self._pending
                 self._work.set()
                 raise
+            await asyncio.sleep(GATHER_S)
 
     async def _listen(self, connection: RawConnection, healthy: Callable[[], None]) -> None:
         """Hear the other replicas until the connection is lost."""
