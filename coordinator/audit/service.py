@@ -42,7 +42,8 @@ async def record(
         details = {name: without_marked(value) for name, value in (details or {}).items()}
     event = (str(actor), action, resource_type, resource_id, request_id, details)
     if isinstance(conn, Transaction):
-        conn.gather(store.insert, event)
+        conn.gather(store.insertion, event)
         conn.wake(SEALING)
     else:
-        await store.insert(conn, [event])
+        sql, args = store.insertion([event])
+        await conn.execute(sql, *args)

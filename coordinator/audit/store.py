@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from coordinator.database.connection import Connection, Transaction
+from coordinator.database.connection import Connection, Statement, Transaction
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Sort
 from core.trail import Batch, Event
@@ -33,18 +33,15 @@ LISTING = Listing(
 )
 
 
-async def insert(conn: Connection, events: Sequence[tuple[Any, ...]]) -> None:
-    """Append events in their order: actor, action, resource type, resource id, request id, details of each."""
-    await conn.execute(
-        """
-        INSERT INTO audit_events (actor, action, resource_type, resource_id, request_id, details)
-        SELECT actor, action, resource_type, resource_id, request_id, details
-        FROM ROWS FROM (unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]), jsonb_array_elements($6))
-          WITH ORDINALITY AS events (actor, action, resource_type, resource_id, request_id, details, place)
-        ORDER BY place
-        """,
-        *(list(column) for column in zip(*events, strict=True)),
-    )
+def insertion(events: Sequence[tuple[Any, ...]]) -> Statement:
+    """Return what appends events in their order: actor, action, resource type, resource id, request id, details."""
+    sql = """
+      INSERT INTO audit_events (actor, action, resource_type, resource_id, request_id, details)
+      SELECT actor, action, resource_type, resource_id, request_id, details
+      FROM ROWS FROM (unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]), jsonb_array_elements($6))
+        WITH ORDINALITY AS events (actor, action, resource_type, resource_id, request_id, details, place)
+      ORDER BY place"""
+    return sql, [list(column) for column in zip(*events, strict=True)]
 
 
 async def get(conn: Connection, event_id: int) -> Row | None:

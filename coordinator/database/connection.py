@@ -8,7 +8,8 @@ store knows what they mean. Statements are prepared and cached by the driver; ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from coordinator.database import driver
@@ -17,8 +18,11 @@ from core.errors import DeadlineExceeded, Transient
 
 STREAM_ROWS = 500
 Row: TypeAlias = tuple[object, ...]
-Insert: TypeAlias = "Callable[[Connection, Sequence[Row]], Awaitable[None]]"
-"""What stores any number of rows in one statement."""
+Statement: TypeAlias = tuple[str, Sequence[object]]
+"""SQL and its arguments."""
+Insert: TypeAlias = Callable[[Sequence[Row]], Statement]
+"""What stores any number of rows."""
+_PLACE = re.compile(r"\$(\d+)")
 
 
 class Connection:
@@ -63,15 +67,27 @@ class Transaction(Connection):
         self.topics: dict[str, None] = {}
         self.callbacks: list[Callable[[], None]] = []
         self._gathered: list[tuple[Insert, Row]] = []
+        self._later: list[Statement] = []
 
     def gather(self, insert: Insert, row: Row) -> None:
         """Have a row stored as the last thing in this transaction, together with all others of the same ``insert``."""
         self._gathered.append((insert, row))
 
+    def later(self, sql: str, *args: object) -> None:
+        """Have a statement run as the last thing in this transaction, in one round trip with what else is to come then.
+
+        For what writes, and what nothing reads before that: it sees what was there before any other of them.
+        """
+        self._later.append((sql, args))
+
     async def store_gathered(self) -> None:
-        """Store what was gathered; for the end of the transaction."""
-        for insert in dict.fromkeys(insert for insert, _ in self._gathered):
-            await insert(self, [row for each, row in self._gathered if each is insert])
+        """Store what was gathered: at the end of the transaction, or before what refers to it."""
+        inserts = dict.fromkeys(insert for insert, _ in self._gathered)
+        rows = (insert([row for each, row in self._gathered if each is insert]) for insert in inserts)
+        if statements := [*self._later, *rows]:
+            sql, args = _together(statements)
+            await self.execute(sql, *args)
+        self._later.clear()
         self._gathered.clear()
 
     def wake(self, *topics: str) -> None:
@@ -85,14 +101,15 @@ class Transaction(Connection):
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Undo only the block when it raises, its wake-ups and gathered rows as well; the transaction can go on."""
-        topics, callbacks, gathered = dict(self.topics), list(self.callbacks), list(self._gathered)
+        topics, callbacks = dict(self.topics), list(self.callbacks)
+        gathered, later = list(self._gathered), list(self._later)
         with translated(self._raw):
             inner = self._raw.transaction()
             await inner.start()
         try:
             yield
         except BaseException:
-            self.topics, self.callbacks, self._gathered = topics, callbacks, gathered
+            self.topics, self.callbacks, self._gathered, self._later = topics, callbacks, gathered, later
             with translated(self._raw):
                 await inner.rollback()
             raise
@@ -110,6 +127,19 @@ class Transaction(Connection):
                 return
             for row in rows:
                 yield row
+
+
+def _together(statements: Sequence[Statement]) -> Statement:
+    """Return statements that write as one; none of them may have such a one in a WITH of its own."""
+    if len(statements) == 1:
+        return statements[0]
+    parts, values = list[str](), list[object]()
+    for number, (sql, args) in enumerate(statements):
+        before = len(values)
+        moved = _PLACE.sub(lambda place, before=before: f"${int(place[1]) + before}", sql)  # type: ignore[misc]
+        parts.append(f"s{number} AS ({moved})")
+        values += args
+    return f"WITH {', '.join(parts)} SELECT", values
 
 
 @contextlib.contextmanager

@@ -169,11 +169,12 @@ async def enroll(ctx: Context, tx: Transaction, actor: Actor, enrolment: Enrolme
     asked = approvals.wanted(certificate, profile, facts.spki_sha256, csr)
     about = {"certificate_id": certificate["id"], "agent_id": None}
     waits = await approvals.needed(tx, about, profile, asked)
-    job = await jobs.begin_enrolment(tx, certificate["id"], waits=waits)
+    job = jobs.begin_enrolment(tx, certificate["id"], waits=waits)
     intent = Intent(enrolment.source, str(actor), facts, csr, waits, enrolment.validity)
     serial = await _intend(ctx, tx, job, certificate, intent)
     await _accepted(tx, actor, job, facts, serial, request_id)
     if waits:
+        await tx.store_gathered()
         question = approvals.Question(actor, job, profile, asked, [str(actor), *enrolment.on_behalf_of])
         await approvals.ask(tx, question, ctx.settings.approval_timeout, request_id)
     return str(job["id"])
@@ -198,8 +199,9 @@ async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row,
     if certificate["issuer_type"] != LOCAL:
         _check_enabled(certificate)
         request["state"] = "waiting" if intent.waits else "ordering"
-        await store.insert_request(tx, request)
+        store.insert_request(tx, request)
         if not intent.waits:
+            await tx.store_gathered()
             await queue.add(tx, request["id"], job["id"], certificate["id"], certificate["issuer_id"])
         return ""
     authority = issuers.opened(ctx, certificate["issuer_id"], certificate)
@@ -211,7 +213,7 @@ async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row,
         "not_before": not_before,
         "not_after": min(not_after, authority.certificate.not_valid_after_utc),
     }
-    await store.insert_request(tx, request)
+    store.insert_request(tx, request)
     return str(request["serial"])
 
 
@@ -457,7 +459,7 @@ async def _store(ctx: Context, tx: Transaction, job: Columns, request: Row, sign
         "chain": [fingerprint(der) for der in signed.chain],
     }
     generation = await store.answer(tx, request["id"], version)
-    await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))])
+    await jobs.complete(tx, job, [Step("signed", round(signed.ms, 3))], at_end=job["agent_id"] is None)
     if job["agent_id"] is None:  # its holder renews it by itself
         # A first version that outlives the loops' interval is theirs when they look by themselves.
         if generation > 1 or facts.not_after < ctx.clock.now() + ctx.settings.loops.renewal_check:

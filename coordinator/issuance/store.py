@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from coordinator.database.connection import Connection
+from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 
 _WANTED = """certificates.id, certificates.common_name, certificates.names, certificates.profile_id,
@@ -72,11 +72,11 @@ async def request_to_finish(conn: Connection, job_id: str) -> Row | None:
     )
 
 
-async def insert_request(conn: Connection, request: dict[str, Any]) -> None:
-    """Store the intent to sign, before anything is signed."""
+def insert_request(conn: Transaction, request: dict[str, Any]) -> None:
+    """Have the intent to sign stored with what is gathered, before anything is signed."""
     names = list(request)
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))
-    await conn.execute(f"INSERT INTO issuance_requests ({', '.join(names)}) VALUES ({places})", *request.values())
+    conn.later(f"INSERT INTO issuance_requests ({', '.join(names)}) VALUES ({places})", *request.values())
 
 
 async def order_request(conn: Connection, request_id: str, approved: dict[str, Any]) -> None:

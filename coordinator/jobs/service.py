@@ -92,8 +92,11 @@ async def queue_deployment(
     return await _queue(conn, job, delay)
 
 
-async def begin_enrolment(conn: Transaction, certificate_id: str, *, waits: bool) -> dict[str, Any]:
-    """Begin the issuance of what a foreign client brought a CSR for: no agent has a part in it; return the job."""
+def begin_enrolment(conn: Transaction, certificate_id: str, *, waits: bool) -> dict[str, Any]:
+    """Begin the issuance of what a foreign client brought a CSR for: no agent has a part in it; return the job.
+
+    It is stored with what is gathered.
+    """
     job_id = new_id("job")
     job = {
         "id": job_id,
@@ -106,7 +109,8 @@ async def begin_enrolment(conn: Transaction, certificate_id: str, *, waits: bool
         "attempt": 1,
         "traceparent": tracing.current(),
     }
-    await store.insert(conn, job, NOW)
+    sql, args = store.insertion(job, NOW)
+    conn.later(sql, *args)
     return job
 
 
@@ -202,12 +206,21 @@ def check_lease(job: Row, epoch: int) -> None:
         raise StaleLease(f"{found}; drop this work and poll again")
 
 
-async def move(conn: Transaction, job: Columns, state: JobState, steps: Sequence[Step] = ()) -> None:
-    """Move a locked job to ``state``; raise ``Conflict`` when its machine does not allow that."""
+async def move(
+    conn: Transaction, job: Columns, state: JobState, steps: Sequence[Step] = (), *, at_end: bool = False
+) -> None:
+    """Move a locked job to ``state``, or ``at_end`` with what is gathered.
+
+    Raises ``Conflict`` when its machine does not allow that.
+    """
     check_transition(JobKind(job["kind"]), JobState(job["state"]), state)
     marks = [{"step": step.name, "ms": step.ms, "detail": step.detail} for step in steps]
     marks.append({"step": state.lower()})
-    await store.set_state(conn, job["id"], state, final=state in FINAL, steps=marks)
+    sql, args = store.state_change(job["id"], state, final=state in FINAL, steps=marks)
+    if at_end:
+        conn.later(sql, *args)
+    else:
+        await conn.execute(sql, *args)
     conn.wake(run_topic(job["run_id"]))
 
 
@@ -217,9 +230,9 @@ async def fail(conn: Transaction, job: Row, failure: Failure, steps: Sequence[St
     await store.set_failure(conn, job["id"], msgspec.to_builtins(failure))
 
 
-async def complete(conn: Transaction, job: Columns, steps: Sequence[Step]) -> None:
-    """End a locked job as completed."""
-    await move(conn, job, JobState.COMPLETED, steps)
+async def complete(conn: Transaction, job: Columns, steps: Sequence[Step], *, at_end: bool = False) -> None:
+    """End a locked job as completed; see ``move``."""
+    await move(conn, job, JobState.COMPLETED, steps, at_end=at_end)
 
 
 async def keep_report(conn: Transaction, job: Row, report: JobReport, signed: SignedReport) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from coordinator.database.connection import Connection
+from coordinator.database.connection import Connection, Statement
 from coordinator.database.driver import Record as Row
 from coordinator.database.listing import Listing, Scope
 
@@ -30,30 +30,22 @@ def step(name: str) -> str:
     return f"jsonb_build_object('step', '{name}', 'at', clock_timestamp())"
 
 
+def insertion(job: dict[str, Any], delay: timedelta) -> Statement:
+    """Return what queues a job unless one like it is live."""
+    sql = f"""
+      INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
+                        not_before, traceparent, timeline)
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, $12,
+              jsonb_build_array({step("queued")}))
+      ON CONFLICT DO NOTHING RETURNING true"""
+    names = ("id", "kind", "run_id", "certificate_id", "agent_id", "target_id", "version_id", "state", "trigger")
+    return sql, [*(job.get(name) for name in names), job["attempt"], delay, job["traceparent"]]
+
+
 async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> bool:
     """Queue a job unless one like it is live; say whether it was inserted."""
-    inserted = await conn.fetchval(
-        f"""
-        INSERT INTO jobs (id, kind, run_id, certificate_id, agent_id, target_id, version_id, state, trigger, attempt,
-                          not_before, traceparent, timeline)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11::interval, $12,
-                jsonb_build_array({step("queued")}))
-        ON CONFLICT DO NOTHING RETURNING true
-        """,
-        job["id"],
-        job["kind"],
-        job["run_id"],
-        job["certificate_id"],
-        job["agent_id"],
-        job.get("target_id"),
-        job.get("version_id"),
-        job["state"],
-        job["trigger"],
-        job["attempt"],
-        delay,
-        job["traceparent"],
-    )
-    return bool(inserted)
+    sql, args = insertion(job, delay)
+    return bool(await conn.fetchval(sql, *args))
 
 
 async def claim(
@@ -154,22 +146,16 @@ async def get(conn: Connection, job_id: str, *, lock: bool = False) -> Row | Non
     return await conn.fetchrow(f"SELECT {COLUMNS} FROM jobs WHERE id = $1 {'FOR UPDATE' if lock else ''}", job_id)
 
 
-async def set_state(conn: Connection, job_id: str, state: str, *, final: bool, steps: Sequence[dict[str, Any]]) -> None:
-    """Move a job to ``state`` and append ``steps`` to its timeline, all stamped with the database's time."""
-    await conn.execute(
-        """
-        UPDATE jobs SET state = $2, finished_at = CASE WHEN $3 THEN now() ELSE finished_at END,
-          lease_until = CASE WHEN $3 THEN NULL ELSE lease_until END,
-          timeline = timeline || (
-            SELECT coalesce(jsonb_agg(step || jsonb_build_object('at', clock_timestamp()) ORDER BY place), '[]')
-            FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS steps(step, place))
-        WHERE id = $1
-        """,
-        job_id,
-        state,
-        final,
-        list(steps),
-    )
+def state_change(job_id: str, state: str, *, final: bool, steps: Sequence[dict[str, Any]]) -> Statement:
+    """Return what moves a job to ``state`` and appends ``steps`` to its timeline, stamped with the database's time."""
+    sql = """
+      UPDATE jobs SET state = $2, finished_at = CASE WHEN $3 THEN now() ELSE finished_at END,
+        lease_until = CASE WHEN $3 THEN NULL ELSE lease_until END,
+        timeline = timeline || (
+          SELECT coalesce(jsonb_agg(step || jsonb_build_object('at', clock_timestamp()) ORDER BY place), '[]')
+          FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS steps(step, place))
+      WHERE id = $1"""
+    return sql, [job_id, state, final, list(steps)]
 
 
 async def set_failure(conn: Connection, job_id: str, failure: dict[str, Any]) -> None:

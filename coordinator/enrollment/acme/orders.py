@@ -232,12 +232,13 @@ async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
         certificate_id, job_id = await _enroll(call, tx, row, known, facts, csr, ordered)
     except (Refused, Conflict) as error:
         raise of(error, "badCSR") from error
-    try:
-        await store.finalize_order(tx, row["id"], certificate_id, job_id, call.account_id, digest)
-    except driver.UniqueViolation as error:
-        raise Transient("another order of the same names came first; try again") from error
+    store.finalize_order(tx, row["id"], certificate_id, job_id, call.account_id, digest)
     details = {"certificate_id": certificate_id, "job_id": job_id}
     await audit.record(tx, call.actor, "acme_order.finalized", "acme_order", row["id"], details, call.request_id)
+    try:
+        await tx.store_gathered()
+    except driver.UniqueViolation as error:
+        raise Transient("another order of the same names came first; try again") from error
     crash_point("acme.order_finalized")
     return row, job_id
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from coordinator.database.connection import Connection
+from coordinator.database.connection import Connection, Transaction
 from coordinator.database.driver import Record as Row
 
 _ACCOUNT = """accounts.id, accounts.profile_id, accounts.thumbprint, accounts.jwk, accounts.contact, accounts.status,
@@ -273,22 +273,24 @@ async def order_ids(conn: Connection, account_id: str, after: str, limit: int) -
     return [row["id"] for row in rows]
 
 
-async def finalize_order(
-    conn: Connection, order_id: str, certificate_id: str, job_id: str, account_id: str, names_sha256: str
+def finalize_order(
+    conn: Transaction, order_id: str, certificate_id: str, job_id: str, account_id: str, names_sha256: str
 ) -> None:
-    """Note what an order has led to, and whose the certificate is: a second one of the same names is a violation."""
-    await conn.execute(
+    """Have noted with what is gathered what an order has led to, and whose the certificate is.
+
+    A second certificate of the same names is a violation.
+    """
+    conn.later(
+        "UPDATE acme_orders SET certificate_id = $2, job_id = $3 WHERE id = $1", order_id, certificate_id, job_id
+    )
+    conn.later(
         """
-        WITH kept AS (
-          INSERT INTO acme_certificates (account_id, names_sha256, certificate_id) VALUES ($4, $5, $2)
-          ON CONFLICT (certificate_id) DO NOTHING)
-        UPDATE acme_orders SET certificate_id = $2, job_id = $3 WHERE id = $1
+        INSERT INTO acme_certificates (account_id, names_sha256, certificate_id) VALUES ($1, $2, $3)
+        ON CONFLICT (certificate_id) DO NOTHING
         """,
-        order_id,
-        certificate_id,
-        job_id,
         account_id,
         names_sha256,
+        certificate_id,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.database import driver, pool
-from coordinator.database.connection import Connection, Row
+from coordinator.database.connection import Row, Statement
 from coordinator.database.embedded import EmbeddedPostgres
 from coordinator.database.pool import Database
 from core.errors import DeadlineExceeded, Misconfigured, Transient
@@ -108,8 +108,8 @@ async def test_a_savepoint_undoes_its_block_and_its_wake_ups_only(database: Data
         assert await conn.fetchval("SELECT array_agg(n) FROM t") == [2]
 
 
-async def _insert_numbers(conn: Connection, rows: Sequence[Row]) -> None:
-    await conn.execute("INSERT INTO t (n) SELECT unnest($1::int[])", [number for (number,) in rows])
+def _insert_numbers(rows: Sequence[Row]) -> Statement:
+    return "INSERT INTO t (n) SELECT unnest($1::int[])", [[number for (number,) in rows]]
 
 
 async def test_gathered_rows_are_stored_together_at_the_end_in_their_order(database: Database) -> None:
@@ -120,6 +120,26 @@ async def test_gathered_rows_are_stored_together_at_the_end_in_their_order(datab
         assert await tx.fetchval("SELECT count(*) FROM t") == 0
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT array_agg(n ORDER BY place) FROM t") == [3, 1, 2]
+
+
+async def test_what_is_to_come_later_is_one_statement_with_what_was_gathered(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE t (n int PRIMARY KEY, of int REFERENCES t)")
+        await tx.execute("INSERT INTO t VALUES (1)")
+        tx.gather(_insert_numbers, (4,))
+        tx.later("INSERT INTO t (of, n) VALUES ($2, $1)", 2, 3)  # which is there when the statement has ended
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the error comes out of the whole block
+            async with tx.savepoint():
+                tx.later("INSERT INTO t VALUES ($1)", 9)
+                raise ZeroDivisionError
+        tx.later("INSERT INTO t VALUES ($1), ($2)", 3, 5)
+        tx.later("UPDATE t SET of = $2 WHERE n = $1", 1, 4)
+        assert await tx.fetchval("SELECT array_agg(n) FROM t") == [1]
+        await tx.store_gathered()
+        assert await tx.fetchval("SELECT array_agg(n ORDER BY n) FROM t") == [1, 2, 3, 4, 5]
+        assert await tx.fetchval("SELECT array_agg(of ORDER BY n) FROM t") == [4, 3, None, None, None]
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM t") == 5
 
 
 async def test_rows_that_were_gathered_in_an_undone_block_are_not_stored(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -266,7 +267,8 @@ async def test_an_order_that_is_cancelled_at_any_moment_goes_on_and_takes_its_an
                 await obtain(order, csr, {HTTP_01: answers})
             except Refused as error:
                 # It was told that they are there and looked when they had gone: what is tried then is another order.
-                assert kept and "did not match this challenge" in error.detail and '!= ""' in error.detail
+                if not kept or not re.search('did not match this challenge .* != ""', error.detail):
+                    raise
                 await obtain(await new_order(account, wanted), csr, {HTTP_01: answers})
             assert issued_in(reuser) - before == 1, f"step {step}"
             if not scope.cancelled_caught:
