@@ -1,9 +1,9 @@
 """How many certificates a second ACME clients get, and how long each takes: order, authorization, finalize, download.
 
 Each client has an account and keeps one connection. certctl is measured on PostgreSQL with every commit on the disk,
-trusting its accounts and proving names by http-01; Pebble, all in memory, believing every challenge and by http-01;
-step-ca by http-01. All with the same client in the same run. Clients, servers and database share the machine. How many
-statements a request costs is counted in a run of its own, by the database.
+trusting its accounts, with one coordinator and with two of them, and proving names by http-01; Pebble, all in memory,
+believing every challenge and by http-01; step-ca by http-01. All with the same client in the same run. Clients, servers
+and database share the machine. How many statements a request costs is counted in a run of its own, by the database.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from benchmarks.lab.acmeservers import Server, certctl, pebble, program, step_ca
 from benchmarks.lab.results import save, summary, table
 
 GOAL_RATE, GOAL_P99_MS = 100.0, 200.0
-TRUST, HTTP_01 = "certctl, trust", "certctl, http-01"
+TRUST, HTTP_01, TWO = "certctl, trust", "certctl, http-01", "certctl, trust, two"
 _WARM_FLOWS, _COUNTED_FLOWS = 10, 25
 
 
@@ -45,12 +46,13 @@ class Case(NamedTuple):
 
 CASES = (
     Case(TRUST, certctl, proves=False),
+    Case(TWO, partial(certctl, coordinators=2), proves=False),
     Case(HTTP_01, certctl, proves=True),
     Case("Pebble, no challenge", pebble, proves=False, program="pebble"),
     Case("Pebble, http-01", pebble, proves=True, program="pebble"),
     Case("step-ca, http-01", step_ca, proves=True, program="step-ca"),
 )
-_OTHERS = {TRUST: "Pebble, no challenge", HTTP_01: "Pebble, http-01"}
+_OTHERS = {TRUST: "Pebble, no challenge", TWO: "Pebble, no challenge", HTTP_01: "Pebble, http-01"}
 
 
 @dataclass
@@ -70,7 +72,8 @@ class Measured:
 
 def measure(server: Server, clients: int, seconds: float, answers: Answers | None = None) -> Measured:
     """Let clients get certificates, each one after another."""
-    made = [Client(server.directory_url, server.ca, number, answers) for number in range(clients)]
+    places = server.replicas or [(server.directory_url, server.ca)]
+    made = [Client(*places[number % len(places)], number, answers) for number in range(clients)]
     found, lock = Measured(), threading.Lock()
 
     def warm(client: Client) -> None:
@@ -126,7 +129,7 @@ def statements(folder: Path, answers: Answers | None) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure; exit code 1 when a goal was not met."""
+    """Measure; exit code 1 when two coordinators, each on a core of its own, did not meet a goal."""
     parser = argparse.ArgumentParser(prog="make bench-acme", description=__doc__)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--pebble-clients", type=int, default=4, help="at 10 it has hung")
@@ -166,7 +169,9 @@ def tell(found: dict[str, Measured], counts: dict[str, dict[str, float]]) -> int
         for other in found
         if name != other and other in {_OTHERS[name], "step-ca, http-01"}
     }
-    met = {"rate": found[TRUST].rate >= GOAL_RATE, "p99": rows[TRUST]["p99"] <= GOAL_P99_MS}
+    met = {
+        name: {"rate": found[name].rate >= GOAL_RATE, "p99": rows[name]["p99"] <= GOAL_P99_MS} for name in (TRUST, TWO)
+    }
     sys.stdout.write(table(rows, "ms a certificate") + "\n\n")
     cost = {name: {who: s * 1000 / len(each.times_ms) for who, s in each.cpu_s.items()} for name, each in found.items()}
     for name, each in found.items():
@@ -177,12 +182,13 @@ def tell(found: dict[str, Measured], counts: dict[str, dict[str, float]]) -> int
     for name, counted in counts.items():
         parts = ", ".join(f"{what} {number:.0f}" for what, number in counted.items())
         sys.stdout.write(f"{name}: statements of the database: {parts}\n")
-    words = {name: "met" if good else "NOT met" for name, good in met.items()}
-    sys.stdout.write(f"goals: {GOAL_RATE:.0f}/s {words['rate']}, p99 {GOAL_P99_MS:.0f} ms {words['p99']}\n")
+    for name, goals in met.items():
+        words = {what: "met" if good else "NOT met" for what, good in goals.items()}
+        sys.stdout.write(f"{name}: {GOAL_RATE:.0f}/s {words['rate']}, p99 {GOAL_P99_MS:.0f} ms {words['p99']}\n")
     told = {name: {"rate": each.rate, "requests": each.requests / len(each.times_ms)} for name, each in found.items()}
     result = {"ms": rows, "flows": told, "cpu_ms": cost, "ratios": ratios, "statements": counts, "goals_met": met}
     sys.stdout.write(f"{save('acme', result)}\n")
-    return 0 if all(met.values()) else 1
+    return 0 if all(met[TWO].values()) else 1
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class Server:
     directory_url: str
     ca: Path
     processes: Callable[[], dict[str, list[int]]]
+    replicas: Sequence[tuple[str, Path]] = ()
+    """Directories and roots of all that serve the same, where they are several."""
     statements: Callable[[], int] = field(default=lambda: 0)
     """How many statements the database was asked since it was started, BEGIN and COMMIT included; where it counts.
 
@@ -59,8 +62,8 @@ def program(name: str) -> str | None:
 
 
 @contextmanager
-def certctl(folder: Path, answers: Places | None, *, counting: bool = False) -> Iterator[Server]:
-    """Run a coordinator; it proves names by ``answers``, or without any trusts its accounts."""
+def certctl(folder: Path, answers: Places | None, *, counting: bool = False, coordinators: int = 1) -> Iterator[Server]:
+    """Run coordinators on one database; they prove names by ``answers``, or without any trust their accounts."""
     settings = {"max_wal_size": "4GB", **(_COUNTING if counting else {})}
     embedded, cluster = EmbeddedPostgres(folder / "database", settings=settings), folder / "database" / "postgres"
     with start_blocking_portal("asyncio") as portal:
@@ -69,14 +72,21 @@ def certctl(folder: Path, answers: Places | None, *, counting: bool = False) -> 
         counter = portal.call(driver.connect, dsn, {}) if counting else None
         if counter is not None:
             portal.call(counter.execute, "CREATE EXTENSION pg_stat_statements")
-        coordinator = Coordinator(folder / "coordinator", {"CERTCTL_DATABASE_URL": dsn, **_environment(answers)})
+        key = {"CERTCTL_CONFIG_ENCRYPTION_KEY": secrets.token_hex(24)}
+        environment = {"CERTCTL_DATABASE_URL": dsn, **key, **_environment(answers)}
+        running = [Coordinator(folder / f"coordinator-{number}", environment) for number in range(coordinators)]
         try:
-            with stopped_at_the_end([coordinator.process]):
-                coordinator.start()
+            with stopped_at_the_end([each.process for each in running]):
+                for each in running:
+                    each.start()
+                replicas = [(f"{each.url}/acme/directory", each.ca_path) for each in running]
                 yield Server(
-                    f"{coordinator.url}/acme/directory",
-                    coordinator.ca_path,
-                    lambda: {"coordinator": [coordinator.process.pid], "PostgreSQL": running_in(cluster)},
+                    *replicas[0],
+                    lambda: {
+                        "coordinator": [each.process.pid for each in running],
+                        "PostgreSQL": running_in(cluster),
+                    },
+                    replicas,
                     lambda: int(portal.call(counter.fetchval, _STATEMENTS)) if counter else 0,
                 )
         finally:
