@@ -35,6 +35,7 @@ EVERYBODY = "*"
 START_DEADLINE_S = 15.0
 PING_EVERY_S, PING_DEADLINE_S = 30.0, 10.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+TELL_DEADLINE_S = 1.0
 GATHER_S = 0.01
 """Between two batches, so that many commits in a row make few of them; the first one goes at once."""
 # The commits of notifications need not reach the disk: what they announce is there already.
@@ -121,9 +122,14 @@ class WakeUps:
             raise Transient("database is not reachable: LISTEN was not possible in time") from error
 
     async def close(self) -> None:
-        """Wake everybody – their ``wait`` returns False – and end both connections."""
+        """Wake everybody – their ``wait`` returns False – tell what is still to be told, and end both connections."""
         self.closed = True
         self._wake([EVERYBODY])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_DEADLINE_S):
+                # Our own word comes back to us as well. Once in a process's life, and for a moment.
+                while self.connected and (self._pending or self._under_way):  # noqa: ASYNC110
+                    await asyncio.sleep(GATHER_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -97,6 +97,18 @@ async def test_another_replica_is_woken_and_our_own_message_is_ignored(empty_dat
             assert await own.wait(0) is False
 
 
+async def test_what_was_said_just_before_the_end_is_heard(empty_database_url: str) -> None:
+    dsn = empty_database_url
+    async with overheard(dsn) as heard, hub_on(dsn) as there, hub_on(dsn) as here:
+        with there.subscribe("last") as waiter:
+            here.notify(["first"])
+            while not heard:  # noqa: ASYNC110 - the next batch has to wait a moment
+                await asyncio.sleep(0)
+            here.notify(["last"])
+            await here.close()
+            assert await waiter.wait(LONG_S) is True
+
+
 async def test_what_was_being_sent_when_the_connection_broke_is_kept() -> None:
     class Broken:
         add_termination_listener = staticmethod(lambda _callback: None)
