@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 25
 _GOODBYE_S = 0.5
-_CHANCE_S = 2.0
-"""For who has connected and not asked yet when the end comes."""
+_CHANCE_S = 5.0
+"""For who has connected and not asked yet when the end comes: a handshake takes its time on a busy host."""
 _CALM = 3
 _LOOK_S = 0.02
 _BACKLOG = 4096
