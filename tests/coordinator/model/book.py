@@ -164,7 +164,7 @@ class Book:
                 return REFUSED
             if dies == "issuance.accepted":
                 return DIED
-            not_after = self.now + self.lifetimes[job.certificate]
+            not_after = self.now.replace(microsecond=0) + self.lifetimes[job.certificate]
             self.requests[job_id] = Request(spki, not_after, self.now)
             job.state = "AwaitingCA"
         elif request.spki != spki:
