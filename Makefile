@@ -33,6 +33,8 @@ $(shell test -f .venv/.where && test "$$($(WHERE) 2>&1)" = "$$(cat .venv/.where)
 
 # Processes that run tests, each whole files of them. They wait more than they compute.
 WORKERS := 4
+# tests.again: a few tests that failed get another chance, alone.
+RUNNER := pytest
 
 BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/demo.py,$(shell grep -l '^if __name__ == ' benchmarks/*.py 2>/dev/null))) fleet api
 
@@ -70,14 +72,7 @@ agent-binary: .venv/.ready-dev ## Build an agent that needs no Python into dist/
 
 .PHONY: test
 test: .venv/.ready-dev debian-packages peers-acme ## Run every test (as root, installs the Debian packages they need); WORKERS=1: one by one
-	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
-
-# A busy machine can be too slow for a real program's deadline. More failures than that have another cause.
-MOST_AGAIN := 3
-
-.PHONY: test-again
-test-again: .venv/.ready-dev ## Give the few tests that failed last another chance, alone; what fails twice has failed
-	@$(PY) -m tests.again $(MOST_AGAIN)
+	@$(PY) -m $(RUNNER) --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: model
 model: .venv/.ready-dev ## Compare the queue with its model for longer (ARGS='--minutes 10 --seed 7')

@@ -183,3 +183,26 @@ def test_a_skip_fails_in_ci_unless_its_reason_is_on_the_list(
         check=False,
     )
     assert re.fullmatch(rf"=+ 1 ({outcome}) in .*=+", result.stdout.splitlines()[-1]), result.stdout
+
+
+FAILS = "def test_a(): assert not True\n"
+PASSES_LATER = "import pathlib\ndef test_a(): assert pathlib.Path('b').exists()\ndef test_b(): open('b', 'w').close()\n"
+
+
+@pytest.mark.parametrize(
+    "module, code, again",
+    [
+        (PASSES_LATER, 0, True),
+        (FAILS, 1, True),
+        (FAILS + "def test_b(): raise KeyboardInterrupt\n", 2, False),
+        ("import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_a(n): assert not True\n", 1, False),
+    ],
+    ids=["once", "twice", "interrupted", "many"],
+)
+def test_what_failed_once_gets_another_chance_and_no_more(tmp_path: Path, module: str, code: int, again: bool) -> None:
+    (tmp_path / "test_it.py").write_text(module)
+    argv = [sys.executable, ROOT / "tests/again.py", "-q"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    result = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stdout
+    assert ("is run alone now" in result.stdout) == again
