@@ -72,8 +72,7 @@ class Measured:
 
 def measure(server: Server, clients: int, seconds: float, answers: Answers | None = None) -> Measured:
     """Let clients get certificates, each one after another."""
-    places = server.replicas or [(server.directory_url, server.ca)]
-    made = [Client(*places[number % len(places)], number, answers) for number in range(clients)]
+    made = [Client(*server.places[number % len(server.places)], number, answers) for number in range(clients)]
     found, lock = Measured(), threading.Lock()
 
     def warm(client: Client) -> None:
@@ -105,7 +104,7 @@ def _used_s(server: Server) -> dict[str, float]:
 def statements(folder: Path, answers: Answers | None) -> dict[str, float]:
     """Return how many statements each request of a flow costs, and a whole flow with all that goes on beside it."""
     with certctl(folder, answers, counting=True) as server:
-        client = Client(server.directory_url, server.ca, 0, answers)
+        client = Client(*server.places[0], 0, answers)
         for _ in range(_WARM_FLOWS):
             client.flow()
         started = server.statements()

@@ -29,13 +29,10 @@ _STATEMENTS = """SELECT sum(calls)::bigint FROM pg_stat_statements
 
 @dataclass(frozen=True)
 class Server:
-    """One that runs: its directory, the root of its HTTPS, its processes at present by what they are."""
+    """One that runs: its directories and the roots of their HTTPS, its processes at present by what they are."""
 
-    directory_url: str
-    ca: Path
+    places: Sequence[tuple[str, Path]]
     processes: Callable[[], dict[str, list[int]]]
-    replicas: Sequence[tuple[str, Path]] = ()
-    """Directories and roots of all that serve the same, where they are several."""
     statements: Callable[[], int] = field(default=lambda: 0)
     """How many statements the database was asked since it was started, BEGIN and COMMIT included; where it counts.
 
@@ -79,14 +76,12 @@ def certctl(folder: Path, answers: Places | None, *, counting: bool = False, coo
             with stopped_at_the_end([each.process for each in running]):
                 for each in running:
                     each.start()
-                replicas = [(f"{each.url}/acme/directory", each.ca_path) for each in running]
                 yield Server(
-                    *replicas[0],
+                    [(f"{each.url}/acme/directory", each.ca_path) for each in running],
                     lambda: {
                         "coordinator": [each.process.pid for each in running],
                         "PostgreSQL": running_in(cluster),
                     },
-                    replicas,
                     lambda: int(portal.call(counter.fetchval, _STATEMENTS)) if counter else 0,
                 )
         finally:
@@ -141,7 +136,7 @@ def pebble(folder: Path, answers: Places | None) -> Iterator[Server]:
     else:
         argv += ["-dnsserver", f"127.0.0.1:{answers.dns_port}"]
     with _running(Process("pebble", argv, folder / "pebble.log", quick), port) as processes:
-        yield Server(f"https://localhost:{port}/dir", ca, processes)
+        yield Server([(f"https://localhost:{port}/dir", ca)], processes)
 
 
 @contextmanager
@@ -168,7 +163,7 @@ def step_ca(folder: Path, answers: Places | None) -> Iterator[Server]:
     argv = [program("step-ca") or "", str(folder / "ca.json")]
     argv += ["--insecure", f"--acme-http-port={answers.http_port}", f"--resolver=127.0.0.1:{answers.dns_port}"]
     with _running(Process("step-ca", argv, folder / "step-ca.log", {"STEPPATH": str(folder)}), port) as processes:
-        yield Server(f"https://localhost:{port}/acme/acme/directory", folder / "root.pem", processes)
+        yield Server([(f"https://localhost:{port}/acme/acme/directory", folder / "root.pem")], processes)
 
 
 @contextmanager

@@ -218,8 +218,9 @@ def of_step_ca(stage: Stage) -> None:
         coordinator, server = stage.coordinator(), stage.nginx("web", SITE)
         allowed = f'\n[challenges]\nhttp = "127.0.0.1:{agent_port}"\n'
         agent = stage.agent("edge", coordinator, server.policy() + allowed)
-        journey, root = Journey(coordinator), authority.ca.read_text()
-        add_issuer(journey, authority.directory_url, root)
+        ((directory_url, ca),) = authority.places
+        journey, root = Journey(coordinator), ca.read_text()
+        add_issuer(journey, directory_url, root)
         certificate_id = journey.want(SITE, journey.target(agent, server, SITE), profile_id=PROFILE)
         seen, _ = wait_for_change(server.port, SITE, "", root_pem=root, deadline_s=60)
         journey.settled(certificate_id)
