@@ -204,7 +204,7 @@ async def _intend(ctx: Context, tx: Transaction, job: Columns, certificate: Row,
             await tx.store_gathered()
             await queue.add(tx, request["id"], job["id"], certificate["id"], certificate["issuer_id"])
         return ""
-    authority = issuers.opened(ctx, certificate["issuer_id"], certificate)
+    authority = issuers.signer_of(ctx, certificate["issuer_id"], certificate)
     check_names(msgspec.convert(certificate["names"], tuple[Name, ...]), authority.chain)
     not_before, not_after = intent.validity or _validity(ctx, certificate["lifetime_s"], authority)
     request |= {
@@ -407,7 +407,7 @@ async def ordered(ctx: Context, tx: Transaction, job: Row, chain: tuple[bytes, .
 
 async def _sign(ctx: Context, request: Row, certificate: Columns, profile: Profile) -> _Signed:
     issuer_id, ski = request["issuer_id"], request["issuer_ski"]
-    authority = issuers.opened(ctx, issuer_id, request)
+    authority = issuers.signer_of(ctx, issuer_id, request)
     facts, public_key = read_csr(request["csr"])
     order = Order(
         serial=int(request["serial"], 16),

@@ -13,7 +13,7 @@ _WANTED = """certificates.id, certificates.common_name, certificates.names, cert
   certificates.issuer_id, certificates.renewal_policy_id, certificates.key_algorithm, certificates.lifetime_s,
   to_jsonb(profiles) AS profile, issuers.type AS issuer_type, issuers.enabled AS issuer_enabled"""
 _KEY = "keys.ski, keys.chain, keys.sealed_key"
-"""What ``issuers.opened`` takes; null for an authority elsewhere."""
+"""What ``issuers.signer_of`` takes; null for an authority elsewhere."""
 
 
 async def wanted(conn: Connection, certificate_id: str, spki_sha256: str, holder: str) -> Row | None:

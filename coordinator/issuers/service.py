@@ -124,10 +124,10 @@ async def seal_keys_anew(ctx: Context, tx: Transaction) -> None:
 
 async def signer(ctx: Context, tx: Transaction, issuer_id: str, ski: str | None = None) -> LocalIssuer:
     """Return an issuer's current signer, or the one with ``ski``; raise ``Refused`` when it may not sign."""
-    return opened(ctx, issuer_id, await store.signing_key(tx, issuer_id, ski))
+    return signer_of(ctx, issuer_id, await store.signing_key(tx, issuer_id, ski))
 
 
-def opened(ctx: Context, issuer_id: str, row: Columns | None) -> LocalIssuer:
+def signer_of(ctx: Context, issuer_id: str, row: Columns | None) -> LocalIssuer:
     """Return the signer of ``ski``, ``chain`` and ``sealed_key``; raise ``Refused`` without ``issuer_enabled``."""
     if row is None or not row["issuer_enabled"]:
         stand = "switched off" if row else "not there"
