@@ -19,7 +19,7 @@ from coordinator.database.connection import Transaction
 from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.enrollment.acme import failures, names, store
-from coordinator.enrollment.acme.calls import Call, Reply
+from coordinator.enrollment.acme.calls import Call, Reply, of_account
 from coordinator.enrollment.acme.names import Identifier, Wanted
 from coordinator.enrollment.acme.problems import Problem
 from coordinator.limits import service as limits
@@ -117,7 +117,7 @@ async def create(call: Call, tx: Transaction) -> Reply:
 
 async def show(call: Call, tx: Transaction) -> Reply:
     """Return an authorization, or deactivate it (section 7.5.2)."""
-    row = await _locked(call, tx) if call.request.payload else _known(call.found)
+    row = await _locked(call, tx) if call.request.payload else of_account(call.found, "authorization")
     if call.request.payload:
         status = call.read(_Update).status
         if _status(row) not in {"pending", "valid"}:
@@ -133,13 +133,8 @@ async def show(call: Call, tx: Transaction) -> Reply:
 
 
 async def _locked(call: Call, tx: Transaction) -> Row:
-    return _known(await store.authorization(tx, call.path["authorization_id"], call.account_id, lock=True))
-
-
-def _known(row: Row | None) -> Row:
-    if row is None:
-        raise Problem("malformed", "this account has no such authorization", HTTPStatus.NOT_FOUND)
-    return row
+    row = await store.authorization(tx, call.path["authorization_id"], call.account_id, lock=True)
+    return of_account(row, "authorization")
 
 
 def _status(row: Columns) -> str:

@@ -80,6 +80,13 @@ class Call:
             raise Problem("malformed", "this resource is read with an empty payload (POST-as-GET)")
 
 
+def of_account(row: Row | None, what: str) -> Row:
+    """Return what a path names; raise ``Problem`` where the account has no such thing."""
+    if row is None:
+        raise Problem("malformed", f"this account has no such {what}", HTTPStatus.NOT_FOUND)
+    return row
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer: a value that becomes JSON, or bytes with their type among the headers."""

@@ -19,7 +19,7 @@ from coordinator.database.connection import Transaction
 from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.enrollment.acme import jws, names, store
-from coordinator.enrollment.acme.calls import Call, Reply
+from coordinator.enrollment.acme.calls import Call, Reply, of_account
 from coordinator.enrollment.acme.names import Identifier
 from coordinator.enrollment.acme.problems import Problem
 from core import acme
@@ -54,9 +54,7 @@ async def download(call: Call, _tx: Transaction) -> Reply:
     alternate is the chain with the root, or then without it.
     """
     call.check_post_as_get()
-    found = call.found
-    if found is None:
-        raise Problem("malformed", "this account has no such certificate", HTTPStatus.NOT_FOUND)
+    found = of_account(call.found, "certificate")
     leaf, served, whole = found["der"], found["served"], found["whole"]
     chains = [[leaf, *issuers] for issuers in ((served, whole) if served else (whole, served))]
     number = 1 if "alternate" in call.path else 0

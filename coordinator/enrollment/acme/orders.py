@@ -22,7 +22,7 @@ from coordinator.database.connection import Transaction
 from coordinator.database.driver import Columns
 from coordinator.database.driver import Record as Row
 from coordinator.enrollment.acme import authorizations, names, store
-from coordinator.enrollment.acme.calls import Call, Reply
+from coordinator.enrollment.acme.calls import Call, Reply, of_account
 from coordinator.enrollment.acme.names import Identifier, Wanted
 from coordinator.enrollment.acme.problems import Problem, of
 from coordinator.issuance import service as issuance
@@ -154,15 +154,9 @@ def _replaced_already(replaces: str) -> Problem:
 async def show(call: Call, _tx: Transaction) -> Reply:
     """Return an order."""
     call.check_post_as_get()
-    row = _known(call.found)
+    row = of_account(call.found, "order")
     headers = {"Retry-After": str(POLL_S)} if status_of(row) == "processing" else {}
     return Reply(shown(call, row), headers=headers)
-
-
-def _known(row: Row | None) -> Row:
-    if row is None:
-        raise Problem("malformed", "this account has no such order", HTTPStatus.NOT_FOUND)
-    return row
 
 
 def status_of(row: Columns) -> str:
@@ -217,7 +211,7 @@ def _moment(moment: datetime) -> str:
 
 async def finalize(call: Call, tx: Transaction) -> tuple[Row, str]:
     """Take the CSR of an order that is ready (section 7.4); return the order as it was, and the job that signs it."""
-    row = _known(await store.order(tx, call.path["order_id"], call.account_id, lock=True))
+    row = of_account(await store.order(tx, call.path["order_id"], call.account_id, lock=True), "order")
     status = status_of(row)
     if status != "ready":
         detail = f"the order is {status}; it can be finalized when it is ready"
