@@ -201,7 +201,7 @@ PASSES_LATER = "import pathlib\ndef test_a(): assert pathlib.Path('b').exists()\
 )
 def test_what_failed_once_gets_another_chance_and_no_more(tmp_path: Path, module: str, code: int, again: bool) -> None:
     (tmp_path / "test_it.py").write_text(module)
-    argv = [sys.executable, ROOT / "tests/again.py", "-q"]
+    argv = [sys.executable, str(ROOT / "tests/again.py"), "-q"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == code, result.stdout

@@ -45,5 +45,4 @@ async def record(
         conn.gather(store.insertion, event)
         conn.wake(SEALING)
     else:
-        sql, args = store.insertion([event])
-        await conn.execute(sql, *args)
+        await conn.execute(*store.insertion([event]))

@@ -41,7 +41,7 @@ def insertion(events: Sequence[tuple[Any, ...]]) -> Statement:
       FROM ROWS FROM (unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]), jsonb_array_elements($6))
         WITH ORDINALITY AS events (actor, action, resource_type, resource_id, request_id, details, place)
       ORDER BY place"""
-    return sql, [list(column) for column in zip(*events, strict=True)]
+    return sql, *(list(column) for column in zip(*events, strict=True))
 
 
 async def get(conn: Connection, event_id: int) -> Row | None:

@@ -18,8 +18,8 @@ from core.errors import DeadlineExceeded, Transient
 
 STREAM_ROWS = 500
 Row: TypeAlias = tuple[object, ...]
-Statement: TypeAlias = tuple[str, Sequence[object]]
-"""SQL and its arguments."""
+Statement: TypeAlias = tuple[str, *tuple[object, ...]]
+"""SQL and its arguments, as ``execute`` and ``later`` take them."""
 Insert: TypeAlias = Callable[[Sequence[Row]], Statement]
 """What stores any number of rows."""
 _PLACE = re.compile(r"\$(\d+)")
@@ -78,15 +78,14 @@ class Transaction(Connection):
 
         For what writes, and what nothing reads before that: it sees what was there before any other of them.
         """
-        self._later.append((sql, args))
+        self._later.append((sql, *args))
 
     async def store_gathered(self) -> None:
         """Store what was gathered: at the end of the transaction, or before what refers to it."""
         inserts = dict.fromkeys(insert for insert, _ in self._gathered)
         rows = (insert([row for each, row in self._gathered if each is insert]) for insert in inserts)
         if statements := [*self._later, *rows]:
-            sql, args = _together(statements)
-            await self.execute(sql, *args)
+            await self.execute(*_together(statements))
         self._later.clear()
         self._gathered.clear()
 
@@ -134,12 +133,12 @@ def _together(statements: Sequence[Statement]) -> Statement:
     if len(statements) == 1:
         return statements[0]
     parts, values = list[str](), list[object]()
-    for number, (sql, args) in enumerate(statements):
+    for number, (sql, *args) in enumerate(statements):
         before = len(values)
         moved = _PLACE.sub(lambda place, before=before: f"${int(place[1]) + before}", sql)  # type: ignore[misc]
         parts.append(f"s{number} AS ({moved})")
         values += args
-    return f"WITH {', '.join(parts)} SELECT", values
+    return f"WITH {', '.join(parts)} SELECT", *values
 
 
 @contextlib.contextmanager

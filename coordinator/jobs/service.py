@@ -109,8 +109,7 @@ def begin_enrolment(conn: Transaction, certificate_id: str, *, waits: bool) -> d
         "attempt": 1,
         "traceparent": tracing.current(),
     }
-    sql, args = store.insertion(job, NOW)
-    conn.later(sql, *args)
+    conn.later(*store.insertion(job, NOW))
     return job
 
 
@@ -216,11 +215,11 @@ async def move(
     check_transition(JobKind(job["kind"]), JobState(job["state"]), state)
     marks = [{"step": step.name, "ms": step.ms, "detail": step.detail} for step in steps]
     marks.append({"step": state.lower()})
-    sql, args = store.state_change(job["id"], state, final=state in FINAL, steps=marks)
+    change = store.state_change(job["id"], state, final=state in FINAL, steps=marks)
     if at_end:
-        conn.later(sql, *args)
+        conn.later(*change)
     else:
-        await conn.execute(sql, *args)
+        await conn.execute(*change)
     conn.wake(run_topic(job["run_id"]))
 
 

@@ -39,13 +39,13 @@ def insertion(job: dict[str, Any], delay: timedelta) -> Statement:
               jsonb_build_array({step("queued")}))
       ON CONFLICT DO NOTHING RETURNING true"""
     names = ("id", "kind", "run_id", "certificate_id", "agent_id", "target_id", "version_id", "state", "trigger")
-    return sql, [*(job.get(name) for name in names), job["attempt"], delay, job["traceparent"]]
+    whole = {"target_id": None, "version_id": None, **job}
+    return sql, *(whole[name] for name in names), job["attempt"], delay, job["traceparent"]
 
 
 async def insert(conn: Connection, job: dict[str, Any], delay: timedelta) -> bool:
     """Queue a job unless one like it is live; say whether it was inserted."""
-    sql, args = insertion(job, delay)
-    return bool(await conn.fetchval(sql, *args))
+    return bool(await conn.fetchval(*insertion(job, delay)))
 
 
 async def claim(
@@ -155,7 +155,7 @@ def state_change(job_id: str, state: str, *, final: bool, steps: Sequence[dict[s
           SELECT coalesce(jsonb_agg(step || jsonb_build_object('at', clock_timestamp()) ORDER BY place), '[]')
           FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS steps(step, place))
       WHERE id = $1"""
-    return sql, [job_id, state, final, list(steps)]
+    return sql, job_id, state, final, list(steps)
 
 
 async def set_failure(conn: Connection, job_id: str, failure: dict[str, Any]) -> None:

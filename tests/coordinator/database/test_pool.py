@@ -109,7 +109,7 @@ async def test_a_savepoint_undoes_its_block_and_its_wake_ups_only(database: Data
 
 
 def _insert_numbers(rows: Sequence[Row]) -> Statement:
-    return "INSERT INTO t (n) SELECT unnest($1::int[])", [[number for (number,) in rows]]
+    return "INSERT INTO t (n) SELECT unnest($1::int[])", [number for (number,) in rows]
 
 
 async def test_gathered_rows_are_stored_together_at_the_end_in_their_order(database: Database) -> None:
